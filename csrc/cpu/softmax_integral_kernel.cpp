@@ -1,0 +1,260 @@
+// The inner loops of softmax_integral, compiled once per instruction set (IPR_ISA names it).
+#include "cpu/simd.h"
+#include "cpu/softmax_integral.h"
+
+namespace ipr::cpu::IPR_ISA {
+namespace {
+
+constexpr int kTile = 4;  // vectors of a row that are worked on together
+constexpr int64_t kPrefetchBytes = 6144;
+
+template <class Element>
+using RealOf = typename Compute<Element>::Real;
+
+/// Steps over the rows of some neighbouring columns, kTile vectors or fewer wide.
+template <class Element>
+struct Tile {
+  using Real = RealOf<Element>;
+  using Vector = typename Lanes<Real>::Vector;
+  static constexpr int kLanes = Lanes<Real>::kCount;
+
+  Tile(const Block& block, int64_t first_column)
+      : begin(static_cast<const Element*>(block.begin) + first_column),
+        end(static_cast<const Element*>(block.end)),
+        tail(block.inner - first_column),
+        in_tail(first<Real>(tail)),
+        ahead(block.mid_stride * (kPrefetchBytes / (block.inner * int64_t{sizeof(Element)}) + 1)) {}
+
+  template <bool kTail>
+  __attribute__((always_inline)) Vector load_at(const Element* p) const {
+    if constexpr (kTail) return end - p >= kLanes ? load(p) : load_first(p, tail);
+    return load(p);
+  }
+  template <bool kTail>
+  __attribute__((always_inline)) Vector keep(Vector v) const {
+    if constexpr (kTail) return in_tail ? v : Vector{};
+    return v;
+  }
+  /// Caches are late where 256 bytes are read of every few thousand (channels_last), and across pages: ask
+  /// for them.
+  template <int kVectors>
+  __attribute__((always_inline)) void prefetch(const Element* row) const {
+    constexpr int kBytes = kVectors * kLanes * sizeof(Element);
+    for (int i = 0; i < kBytes; i += 64)
+      __builtin_prefetch(reinterpret_cast<const char*>(row + ahead) + i, 0, 2);
+  }
+
+  const Element* begin;
+  const Element* end;
+  int64_t tail;  // columns from here to the row's end: fewer than kLanes in a tail
+  typename Lanes<Real>::Ints in_tail;
+  int64_t ahead;
+};
+
+/// Calls visit.template operator()<vectors, is_tail>(first_column) for the tiles of a row of `inner` columns.
+template <class Real, class Visit>
+IPR_INLINE void for_each_tile(int64_t inner, const Visit& visit) {
+  constexpr int64_t kLanes = Lanes<Real>::kCount;
+  int64_t column = 0;
+  for (; column + kTile * kLanes <= inner; column += kTile * kLanes)
+    visit.template operator()<kTile, false>(column);
+  static_assert(kTile == 4);
+  switch ((inner - column) / kLanes) {
+    case 3:
+      visit.template operator()<3, false>(column);
+      break;
+    case 2:
+      visit.template operator()<2, false>(column);
+      break;
+    case 1:
+      visit.template operator()<1, false>(column);
+      break;
+  }
+  column = inner / kLanes * kLanes;
+  if (column < inner) visit.template operator()<1, true>(column);
+}
+
+/// Adds the exponentials of a tile to the sums per column, per row (lanes still apart) and per slice.
+template <class Element, int kVectors, bool kTail, class Real, class Vector>
+void sum_tile(const Block& block, int64_t column, Real reference, Vector* columns, Vector* rows,
+              Real* slices) {
+  const Tile<Element> tile(block, column);
+  constexpr int kLanes = Tile<Element>::kLanes;
+  Vector* column_sums = columns + column / kLanes;
+  for (int64_t z = 0; z < block.outer; ++z) {
+    const Element* row = tile.begin + z * block.outer_stride;
+    Vector sums[kVectors] = {};
+    for (int64_t y = 0; y < block.mid; ++y, row += block.mid_stride) {
+      tile.template prefetch<kVectors>(row);
+      Vector row_sum;
+#pragma GCC unroll 4
+      for (int i = 0; i < kVectors; ++i) {
+        const Vector logits = tile.template load_at<kTail>(row + i * kLanes);
+        const Vector value = tile.template keep<kTail>(exp(logits - reference));
+        sums[i] += value;
+        row_sum = i == 0 ? value : row_sum + value;
+      }
+      rows[y] += row_sum;
+    }
+    Vector slice_sum = {};
+    for (int i = 0; i < kVectors; ++i) {
+      column_sums[i] += sums[i];
+      slice_sum += sums[i];
+    }
+    slices[z] += sum(slice_sum);
+  }
+}
+
+/// Sums of exp(logit - reference); their total.
+template <class Element, class Real = RealOf<Element>>
+Real sum_block(const Block& block, Real reference, Real* columns, Real* rows, Real* slices, void* scratch) {
+  using Vector = typename Lanes<Real>::Vector;
+  constexpr int64_t kLanes = Lanes<Real>::kCount;
+  const int64_t width = (block.inner + kLanes - 1) / kLanes;
+  Vector* column_sums = static_cast<Vector*>(scratch);
+  Vector* row_sums = column_sums + width;
+  memset(scratch, 0, (width + block.mid) * sizeof(Vector));
+  memset(slices, 0, block.outer * sizeof(Real));
+  for_each_tile<Real>(block.inner, [&]<int kVectors, bool kTail>(int64_t column) {
+    sum_tile<Element, kVectors, kTail>(block, column, reference, column_sums, row_sums, slices);
+  });
+  memcpy(columns, column_sums, block.inner * sizeof(Real));
+  for (int64_t y = 0; y < block.mid; ++y) rows[y] = sum(row_sums[y]);
+  Real total = 0;
+  for (int64_t z = 0; z < block.outer; ++z) total += slices[z];
+  return total;
+}
+
+/// The largest logit of `slices` slices of `rows` rows, NaN left out; -inf where there is none.
+template <class Element, class Real = RealOf<Element>>
+Real maximum(const Block& block, int64_t slices, int64_t rows) {
+  using Vector = typename Lanes<Real>::Vector;
+  constexpr int kLanes = Lanes<Real>::kCount;
+  const Vector lowest = Vector{} - static_cast<Real>(__builtin_inf());
+  Vector largest = lowest;
+  for_each_tile<Real>(block.inner, [&]<int kVectors, bool kTail>(int64_t column) {
+    const Tile<Element> tile(block, column);
+    for (int64_t z = 0; z < slices; ++z) {
+      for (int64_t y = 0; y < rows; ++y) {
+        for (int i = 0; i < kVectors; ++i) {
+          Vector v = tile.template load_at<kTail>(tile.begin + z * block.outer_stride + y * block.mid_stride +
+                                                  i * kLanes);
+          if constexpr (kTail) v = tile.in_tail ? v : lowest;
+          largest = v > largest ? v : largest;
+        }
+      }
+    }
+  });
+  Real result = largest[0];
+  for (int i = 1; i < kLanes; ++i) result = largest[i] > result ? largest[i] : result;
+  return result;
+}
+
+/// One pass, with the first row's maximum as the reference. Where later logits tower above it by so much that
+/// precision suffers (16 binary orders on average), or where that row is -inf throughout, the block is summed
+/// again with its own.
+template <class Element>
+void forward(const Block& block, void* sums, void* scratch) {
+  using Real = RealOf<Element>;
+  constexpr Real kLowest = -__builtin_inf();
+  Real* reference = static_cast<Real*>(sums);
+  Real* columns = reference + 1;
+  Real* rows = columns + block.inner;
+  Real* slices = rows + block.mid;
+  const Real limit = static_cast<Real>(65536) * block.inner * block.mid * block.outer;
+  const auto sum_with = [&] {
+    return sum_block<Element>(block, *reference == kLowest ? Real{0} : *reference, columns, rows, slices,
+                              scratch);
+  };
+  *reference = maximum<Element>(block, 1, 1);
+  const Real total = sum_with();
+  if (total >= Real{0.5} && total <= limit) return;
+  *reference = maximum<Element>(block, block.outer, block.mid);
+  sum_with();
+}
+
+template <class Element, int kVectors, bool kTail, bool kStream, class Real>
+void gradient_tile(const Block& block, int64_t column, const Gradient& gradient, Real reference,
+                   const Real* a, const Real* b, const Real* c, Real constant, Real scale) {
+  using Vector = typename Lanes<Real>::Vector;
+  const Tile<Element> tile(block, column);
+  constexpr int kLanes = Tile<Element>::kLanes;
+  Vector columns[kVectors];
+  for (int i = 0; i < kVectors; ++i) columns[i] = load(a + column + i * kLanes) * scale;
+  for (int64_t z = 0; z < block.outer; ++z) {
+    const Element* row = tile.begin + z * block.outer_stride;
+    Element* out = static_cast<Element*>(gradient.begin) + z * gradient.outer_stride + column;
+    for (int64_t y = 0; y < block.mid; ++y, row += block.mid_stride, out += gradient.mid_stride) {
+      tile.template prefetch<kVectors>(row);
+      const Real shift = (b[y] + c[z] - constant) * scale;
+#pragma GCC unroll 4
+      for (int i = 0; i < kVectors; ++i) {
+        const Vector logits = tile.template load_at<kTail>(row + i * kLanes);
+        const Vector value = exp(logits - reference) * (columns[i] + shift);
+        if constexpr (kTail) {
+          store_first(out + i * kLanes, value, tile.tail);
+        } else if constexpr (kStream) {
+          stream(out + i * kLanes, value);
+        } else {
+          store(out + i * kLanes, value);
+        }
+      }
+    }
+  }
+}
+
+template <class Real>
+bool all_zero(const Real* values, int64_t count) {
+  bool zero = true;
+  for (int64_t i = 0; i < count; ++i) zero &= values[i] == 0;
+  return zero;
+}
+
+template <class Element>
+void backward(const Block& block, const Gradient& gradient, const Upstream& upstream, void* scratch) {
+  using Real = RealOf<Element>;
+  const auto* b = static_cast<const Real*>(upstream.mid);
+  const auto* c = static_cast<const Real*>(upstream.outer);
+  const Real constant = *static_cast<const Real*>(upstream.constant);
+  auto* out = static_cast<Element*>(gradient.begin);
+  if (constant == 0 && all_zero(static_cast<const Real*>(upstream.inner), block.inner) &&
+      all_zero(b, block.mid) && all_zero(c, block.outer)) {
+    for (int64_t z = 0; z < block.outer; ++z) {
+      for (int64_t y = 0; y < block.mid; ++y) {
+        memset(out + z * gradient.outer_stride + y * gradient.mid_stride, 0, block.inner * sizeof(Element));
+      }
+    }
+    return;
+  }
+  // Differences to a float32 reference are exact or nearly so; what the reference lacks of logsumexp is a
+  // common factor.
+  const Real reference = static_cast<Real>(*upstream.logsumexp);
+  const Real scale = static_cast<Real>(__builtin_exp(static_cast<double>(reference) - *upstream.logsumexp));
+  Real* a = static_cast<Real*>(scratch);  // padded to whole vectors
+  memset(a + block.inner, 0, Lanes<Real>::kCount * sizeof(Real));
+  memcpy(a, upstream.inner, block.inner * sizeof(Real));
+  const auto run = [&]<bool kStream>() {
+    for_each_tile<Real>(block.inner, [&]<int kVectors, bool kTail>(int64_t column) {
+      gradient_tile<Element, kVectors, kTail, kStream>(block, column, gradient, reference, a, b, c, constant,
+                                                       scale);
+    });
+  };
+  constexpr int64_t kLanes = Lanes<Real>::kCount;
+  const bool aligned = reinterpret_cast<uintptr_t>(out) % (kLanes * sizeof(Element)) == 0 &&
+                       gradient.outer_stride % kLanes == 0 && gradient.mid_stride % kLanes == 0;
+  if (gradient.stream && aligned) {
+    run.template operator()<true>();
+    end_stream();
+  } else {
+    run.template operator()<false>();
+  }
+}
+
+}  // namespace
+
+extern const Kernels kSoftmaxIntegral = {
+    {forward<float>, forward<double>, forward<BFloat16>, forward<Float16>},
+    {backward<float>, backward<double>, backward<BFloat16>, backward<Float16>},
+};
+
+}  // namespace ipr::cpu::IPR_ISA

@@ -1,0 +1,35 @@
+// The operators of ipr for C++ programs: linking this library registers them with torch as `ipr::<name>`.
+//
+// Legend: B people, J joints, D H W volume (depth, height, width). Coordinates are (x, y, z), in cells of the
+// volume.
+//
+//   ipr::softmax_integral(Tensor logits [B,J,D,H,W])
+//       -> (mean [B,J,3], px [B,J,W], py [B,J,H], pz [B,J,D], logsumexp [B,J])
+//     Softmax over each joint's volume, its expected coordinates and its three marginals, in one read of the
+//     logits. float32 and float64 give their own type, bfloat16 and float16 give float32; logsumexp is always
+//     float64, since the gradient needs more of it than float32 holds. Logits may be contiguous or, seen
+//     through a permutation, channels_last ([B,H,W,J*D] in memory); other layouts are copied.
+//
+//   ipr::softmax_integral_backward(logits, logsumexp [B,J] float64, a [B,J,W], b [B,J,H], c [B,J,D], s [B,J])
+//       -> gradient [B,J,D,H,W] = softmax(logits) * (a[x] + b[y] + c[z] - s), in the type and layout of the
+//       logits
+//     Joints whose a, b, c and s are all zero get zeros without being read.
+#pragma once
+
+extern "C" {
+/// Version of the schemas above and of what they mean.
+int ipr_ops_version();
+/// "compiler | instruction sets | CUDA", as compiled.
+const char* ipr_ops_build_info();
+/// Instruction set that the CPU kernels run with: the best that was compiled and this CPU has, unless the
+/// environment says IPR_ISA=baseline|avx2|avx512. An empty string if that one is unknown or not available
+/// here.
+const char* ipr_ops_isa();
+/// Chooses another one for the whole process; 0, and no change, if it is unknown or not available here.
+int ipr_ops_use_isa(const char* isa);
+}
+
+namespace ipr {
+// A symbol that programs use, so that no linker drops the library as unneeded and the operators unregistered.
+inline const int ops_registered = ipr_ops_version();
+}  // namespace ipr

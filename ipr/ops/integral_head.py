@@ -1,0 +1,47 @@
+"""The final 1x1 convolution of a volumetric head together with the integral over its volumes."""
+
+from typing import Optional
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from ipr.ops.softmax_integral import IntegralResult, softmax_integral, softmax_integral_reference
+
+
+def _check(features: Tensor, weight: Tensor, num_joints: int) -> None:
+    if features.dim() != 4 or weight.dim() != 2 or features.size(1) != weight.size(1):
+        raise ValueError(
+            "integral_head needs features [B, C, H, W] and weight [J*D, C] of the same C; "
+            f"got {list(features.shape)} and {list(weight.shape)}"
+        )
+    if num_joints < 1 or weight.size(0) % num_joints != 0:
+        raise ValueError(f"weight [J*D, C] = {list(weight.shape)} has no whole depth D for num_joints={num_joints}")
+
+
+def integral_head(
+    features: Tensor,
+    weight: Tensor,
+    bias: Optional[Tensor],  # noqa: UP045 (torch.jit.script)
+    num_joints: int,
+) -> IntegralResult:
+    """softmax_integral of the 1x1 convolution of ``features``.
+
+    Args:
+        features: [B, C, H, W].
+        weight: [J*D, C], each joint's depths together.
+        bias: [J*D] or None.
+        num_joints: J.
+    """
+    _check(features, weight, num_joints)
+    return softmax_integral(F.conv2d(features, weight.unsqueeze(-1).unsqueeze(-1), bias), num_joints)
+
+
+def integral_head_reference(
+    features: Tensor,
+    weight: Tensor,
+    bias: Optional[Tensor],  # noqa: UP045
+    num_joints: int,
+) -> IntegralResult:
+    """The definition of :func:`integral_head` in plain PyTorch."""
+    _check(features, weight, num_joints)
+    return softmax_integral_reference(F.conv2d(features, weight.unsqueeze(-1).unsqueeze(-1), bias), num_joints)

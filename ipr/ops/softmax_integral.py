@@ -1,0 +1,161 @@
+"""Softmax over each joint's volume, its expected coordinates and its marginals, in one read of the logits."""
+
+from typing import Any, NamedTuple, Optional
+
+import torch
+from torch import Tensor
+
+from ipr.ops import _library as _library  # registers torch.ops.ipr
+
+
+class IntegralResult(NamedTuple):
+    """What the softmax of a volume integrates to. Cells count from 0 at the first cell's centre.
+
+    float32 (float64 of float64 logits). ``pz`` is None for heat maps without depth.
+    """
+
+    # Optional[...]: torch.jit.script, which reads these annotations, knows no `Tensor | None` in a tuple.
+    mean: Tensor  # [B, J, 3] (x, y, z) cells; [B, J, 2] in 2-D
+    px: Tensor  # [B, J, W] probability of each column
+    py: Tensor  # [B, J, H]
+    pz: Optional[Tensor]  # noqa: UP045  [B, J, D]
+    logsumexp: Tensor  # [B, J]
+
+    @property
+    def marginals(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """(px, py, pz), each [B, J, cells of its axis] and summing to 1."""
+        return self.px, self.py, self.pz
+
+    @property
+    def variance(self) -> Tensor:
+        """[B, J, 3 | 2] variance of x, y, z in cells²."""
+        return torch.stack([_variance(p, self.mean[..., i]) for i, p in enumerate(self._axes())], dim=-1)
+
+    @property
+    def score(self) -> Tensor:
+        """[B, J] in 0..1: the geometric mean of the marginals' peaks; 1 where one cell holds everything."""
+        peaks = torch.stack([p.amax(dim=-1) for p in self._axes()], dim=-1)
+        return peaks.log().mean(dim=-1).exp()
+
+    def _axes(self) -> list[Tensor]:
+        return [p for p in self.marginals if p is not None]
+
+
+def _variance(marginal: Tensor, mean: Tensor) -> Tensor:
+    distance = _cells(marginal) - mean.unsqueeze(-1)
+    return (marginal * distance.square()).sum(dim=-1)
+
+
+def _cells(marginal: Tensor) -> Tensor:
+    return torch.arange(marginal.size(-1), dtype=marginal.dtype, device=marginal.device)
+
+
+def _volume(logits: Tensor, num_joints: Optional[int]) -> tuple[Tensor, bool]:  # noqa: UP045
+    """The logits as [B, J, D, H, W], and whether they have a depth."""
+    if logits.dim() == 5 and (num_joints is None or logits.size(1) == num_joints):
+        return logits, True
+    if logits.dim() == 4 and num_joints is None:
+        return logits.unsqueeze(2), False
+    if logits.dim() == 4 and num_joints is not None and num_joints > 0 and logits.size(1) % num_joints == 0:
+        return logits.unflatten(1, (num_joints, logits.size(1) // num_joints)), True
+    expected = "[B, J, D, H, W], [B, J, H, W] (heat maps) or, with num_joints=J, [B, J*D, H, W]"
+    raise ValueError(f"logits must be {expected}; got {list(logits.shape)} with num_joints={num_joints}")
+
+
+def softmax_integral(logits: Tensor, num_joints: Optional[int] = None) -> IntegralResult:  # noqa: UP045
+    """Expected coordinates and marginals of softmax(logits), differentiable once.
+
+    Args:
+        logits: [B, J, D, H, W], [B, J, H, W] (2-D heat maps) or, with ``num_joints``, [B, J*D, H, W] with each joint's
+            depths together. float32, float64, bfloat16 or float16. Read in place when contiguous or channels_last.
+        num_joints: J of [B, J*D, H, W].
+
+    A NaN or +inf makes its joint NaN, and no other; -inf is probability 0, and all -inf NaN.
+    """
+    volume, has_depth = _volume(logits, num_joints)
+    mean, px, py, pz, logsumexp = torch.ops.ipr.softmax_integral(volume)
+    logsumexp = logsumexp.to(mean.dtype)
+    if has_depth:
+        return IntegralResult(mean, px, py, pz, logsumexp)
+    return IntegralResult(mean[:, :, :2], px, py, None, logsumexp)
+
+
+def softmax_integral_reference(logits: Tensor, num_joints: Optional[int] = None) -> IntegralResult:  # noqa: UP045
+    """The definition of :func:`softmax_integral` in plain PyTorch."""
+    volume, has_depth = _volume(logits, num_joints)
+    volume = volume.to(torch.float64 if volume.dtype == torch.float64 else torch.float32)
+    p = volume.flatten(2).softmax(dim=-1).view_as(volume)
+    px, py, pz = p.sum(dim=(2, 3)), p.sum(dim=(2, 4)), p.sum(dim=(3, 4))
+    mean = torch.stack([(px * _cells(px)).sum(-1), (py * _cells(py)).sum(-1), (pz * _cells(pz)).sum(-1)], dim=-1)
+    logsumexp = volume.flatten(2).logsumexp(dim=-1)
+    if has_depth:
+        return IntegralResult(mean, px, py, pz, logsumexp)
+    return IntegralResult(mean[:, :, :2], px, py, None, logsumexp)
+
+
+@torch.library.register_fake("ipr::softmax_integral")
+def _(logits: Tensor) -> tuple[Tensor, ...]:
+    batch, joints, depth, height, width = logits.shape
+    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+
+    def result(*size: int) -> Tensor:
+        return logits.new_empty((batch, joints, *size), dtype=dtype)
+
+    logsumexp = logits.new_empty((batch, joints), dtype=torch.float64)
+    return result(3), result(width), result(height), result(depth), logsumexp
+
+
+@torch.library.register_fake("ipr::softmax_integral_backward")
+def _(logits: Tensor, logsumexp: Tensor, a: Tensor, b: Tensor, c: Tensor, s: Tensor) -> Tensor:
+    if logits.stride(4) != 1 and logits.stride(2) == 1 and logits.size(2) > 1:  # channels_last, as the logits
+        return logits.new_empty([logits.shape[i] for i in (0, 3, 4, 1, 2)]).permute(0, 3, 4, 1, 2)
+    return logits.new_empty(logits.shape)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, ...]) -> None:
+    ctx.save_for_backward(*inputs, *output)
+    ctx.set_materialize_grads(False)
+
+
+def _upstream(marginal: Tensor, mean: Tensor, grad_mean: Tensor | None, grad_marginal: Tensor | None) -> Tensor:
+    """Upstream gradient of one axis' marginal, minus its expectation (which softmax takes away).
+
+    Coordinates count from the cell at the mean: where one cell holds almost everything, the expectation then is a sum
+    of small terms and not a difference of large ones.
+    """
+    if grad_mean is None and grad_marginal is None:
+        return torch.zeros_like(marginal)
+    if grad_mean is None:
+        upstream = grad_marginal
+    else:
+        upstream = (_cells(marginal) - mean.round().unsqueeze(-1)) * grad_mean.unsqueeze(-1)
+        if grad_marginal is not None:
+            upstream = upstream + grad_marginal
+    return upstream - (upstream * marginal).sum(dim=-1, keepdim=True)
+
+
+def _backward(
+    ctx: Any,
+    grad_mean: Tensor | None,
+    grad_px: Tensor | None,
+    grad_py: Tensor | None,
+    grad_pz: Tensor | None,
+    grad_logsumexp: Tensor | None,
+) -> Tensor:
+    logits, mean, px, py, pz, logsumexp = ctx.saved_tensors
+    a, b, c = (
+        _upstream(marginal, mean[..., i], None if grad_mean is None else grad_mean[..., i], grad_marginal)
+        for i, (marginal, grad_marginal) in enumerate(((px, grad_px), (py, grad_py), (pz, grad_pz)))
+    )
+    s = torch.zeros_like(mean[..., 0]) if grad_logsumexp is None else -grad_logsumexp.to(mean.dtype)
+    return torch.ops.ipr.softmax_integral_backward(logits, logsumexp, a, b, c, s)
+
+
+def _no_second_derivative(ctx: Any, grad: Tensor) -> None:
+    raise NotImplementedError(
+        "softmax_integral has no second derivative; softmax_integral_reference, in plain PyTorch, has"
+    )
+
+
+torch.library.register_autograd("ipr::softmax_integral", _backward, setup_context=_setup_context)
+torch.library.register_autograd("ipr::softmax_integral_backward", _no_second_derivative)
