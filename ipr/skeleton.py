@@ -1,7 +1,8 @@
 """Skeletons by name, and the joint map between any two of them (joints are matched by name).
 
-``h36m_18`` is Human3.6M's 17 joints plus the thorax (middle of the shoulders) in the order of the ECCV 2018 code; ``h36m_17`` has
-no thorax. ``mpii_16``: http://human-pose.mpi-inf.mpg.de. ``coco_17``: https://cocodataset.org/#keypoints-2020.
+``h36m_18`` is Human3.6M's 17 joints plus the thorax (middle of the shoulders) in the order of the ECCV 2018
+code; ``h36m_17`` has no thorax. ``mpii_16``: http://human-pose.mpi-inf.mpg.de. ``coco_17``:
+https://cocodataset.org/#keypoints-2020.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ _H36M_18 = {
     "thorax": "pelvis",
 }
 _THORAX_CHILDREN = {"neck": "torso", "nose": "neck", "left_shoulder": "neck", "right_shoulder": "neck"}
-_H36M_17 = {joint: _THORAX_CHILDREN.get(joint, parent) for joint, parent in _H36M_18.items() if joint != "thorax"}
+_H36M_17 = {j: _THORAX_CHILDREN.get(j, parent) for j, parent in _H36M_18.items() if j != "thorax"}
 
 _MPII_16 = {
     "right_ankle": "right_knee",

@@ -1,22 +1,22 @@
 """The records that travel through ipr, and the legend of their shapes.
 
-Legend: ``B`` people in a batch, ``N`` rows of a table, ``J`` joints, ``D H W`` volume (depth, height, width), ``C`` channels,
-``M`` marginals of one axis. Coordinates are (x, y, z); sizes are (height, width); boxes are (x, y, width, height).
+Legend: ``B`` people in a batch, ``N`` rows of a table, ``J`` joints, ``D H W`` volume (depth, height, width),
+``C`` channels. Coordinates are (x, y, z); sizes are (height, width); boxes are (x, y, width, height).
 
 A joint tensor is named by its space:
 
-========  ==========================================================================================================
+========  ===========================================================================================
 world     mm, the capture room's axes
 cam       mm, camera axes (x right, y down, z away from the camera)
 img       px of the image, corner-index (the first pixel's centre is 0, no half-pixel shift)
 patch     px of the network's input, same convention
 norm      x/patch_width - 0.5, y/patch_height - 0.5, depth scaled by the depth rule; all about -0.5..0.5
-========  ==========================================================================================================
+========  ===========================================================================================
 
 Records are tuples of arrays (numpy in tables, tensors in batches); nothing changes one after it is made.
+Annotations are evaluated here (no ``from __future__ import annotations``): TorchScript reads those of
+``NetworkOutput``.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -50,7 +50,8 @@ class Skeleton(NamedTuple):
 class Camera(NamedTuple):
     """Pinhole cameras, one per row: X_cam = R X_world + t, x_img = focal * X_cam[:2] / X_cam[2] + center.
 
-    Readers convert other conventions (such as Human3.6M's R (X - T)) to this one. ``distortion`` is (k1, k2, k3, p1, p2).
+    Readers convert other conventions (such as Human3.6M's R (X - T)) to this one. ``distortion`` is
+    (k1, k2, k3, p1, p2).
     """
 
     focal: np.ndarray  # [N, 2] px
@@ -61,7 +62,7 @@ class Camera(NamedTuple):
 
 
 class Region(NamedTuple):
-    """A rectangle of whole image pixels, inside the image: columns x0 .. x0+width-1, rows y0 .. y0+height-1."""
+    """Whole pixels inside an image: columns x0 .. x0+width-1, rows y0 .. y0+height-1."""
 
     x0: int
     y0: int
@@ -70,7 +71,7 @@ class Region(NamedTuple):
 
 
 class Pixels(NamedTuple):
-    """Pixels that a source returned: the centre of ``data[v, u]`` lies at img (origin_x + u/scale, origin_y + v/scale)."""
+    """Pixels of a source: the centre of ``data[v, u]`` is img (origin_x + u/scale, origin_y + v/scale)."""
 
     data: np.ndarray  # uint8 [h, w, 3] RGB
     origin: tuple[float, float]  # img px
@@ -78,14 +79,17 @@ class Pixels(NamedTuple):
 
 
 class ImageSource(Protocol):
-    """Where the pixels of a table's rows come from: files, a procedural renderer or a cache. Picklable (workers get a copy)."""
+    """Where the pixels of a table's rows come from: files, a procedural renderer or a cache.
+
+    Picklable: every worker gets a copy.
+    """
 
     def image_size(self, row: int) -> tuple[int, int]:
         """(height, width) px of the row's full image."""
         ...
 
     def read(self, row: int, region: Region, scale: float) -> Pixels:
-        """At least ``region``, at a resolution of at least ``scale`` (0 < scale <= 1) data pixels per image pixel."""
+        """At least ``region``, with at least ``scale`` (0 < scale <= 1) data pixels per image pixel."""
         ...
 
     def name(self, row: int) -> str:
@@ -96,7 +100,8 @@ class ImageSource(Protocol):
 class BoxRule(NamedTuple):
     """How a raw box becomes the crop; applied once, by ``geometry.crop_box``.
 
-    ``fit="grow"`` lengthens the short side to the patch's aspect; ``fit="height"`` keeps the height and sets the width.
+    ``fit="grow"`` lengthens the short side to the patch's aspect; ``fit="height"`` keeps the height and sets
+    the width.
     """
 
     pad: float = 1.25
@@ -104,9 +109,10 @@ class BoxRule(NamedTuple):
 
 
 class DepthRule(NamedTuple):
-    """How depth becomes norm units. ``rect3d``: z_norm = z_mm / (extent_mm * s). ``box``: z_norm = z_px / (crop_width_px * s).
+    """How depth becomes norm units.
 
-    s is the augmentation's scale; crop_width is the padded box. (ORIGINAL: projects 1 and 2 of the ECCV 2018 code.)
+    ``rect3d``: z_norm = z_mm / (extent_mm * s), as for Human3.6M in the ECCV 2018 code. ``box``: z_norm =
+    z_px / (crop_width_px * s), as for its 3-D challenge. s: the augmentation's scale; crop: the padded box.
     """
 
     name: str = "rect3d"
@@ -161,10 +167,10 @@ class Batch(NamedTuple):
     row: torch.Tensor  # int64 [B] row of its table
     table: torch.Tensor  # int64 [B] index of its table in the mix
 
-    def to(self, device: torch.device | str) -> Batch:
+    def to(self, device: torch.device | str) -> "Batch":
         return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
 
-    def pin_memory(self) -> Batch:
+    def pin_memory(self) -> "Batch":
         return Batch(*(tensor.pin_memory() for tensor in self))
 
 

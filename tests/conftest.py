@@ -10,7 +10,7 @@ import torch
 
 
 class Tolerance(NamedTuple):
-    """Largest absolute difference allowed; the figures against the original system come from its golden files."""
+    """Largest absolute difference allowed; those against the original system come from its golden files."""
 
     coords_norm: dict[torch.dtype, float]
     coords_cells: float
@@ -41,5 +41,7 @@ def tolerance() -> Tolerance:
 
 @pytest.fixture(autouse=True)
 def _deterministic() -> None:
+    """One thread: tiny tensors gain nothing from more, and lose a lot on a busy machine."""
     torch.manual_seed(0)
+    torch.set_num_threads(1)
     cv2.setNumThreads(1)

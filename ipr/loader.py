@@ -1,0 +1,220 @@
+"""From tables to batches: what a worker reads, how rows are ordered, what the device makes of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ipr import ops
+from ipr.augment import draw
+from ipr.config import AugmentConfig, DepthConfig, PatchConfig
+from ipr.geometry import apply_affine, clip_region, crop_box, img_to_norm, invert_affine
+from ipr.types import Batch, Pixels, PoseTable, Region, Skeleton, Warp
+
+
+def touched_region(
+    img_to_patch: np.ndarray, size: tuple[int, int], image_size: tuple[int, int]
+) -> tuple[Region, float]:
+    """The image's pixels that a warp reads, and the resolution it needs (data px per image px, <= 1).
+
+    img_to_patch [2, 3]; both sizes (height, width) px. ValueError where the warp sees nothing of the image.
+    """
+    right, bottom = size[1] - 1, size[0] - 1
+    corners = np.array([[0, 0], [right, 0], [0, bottom], [right, bottom]], np.float64)
+    at = apply_affine(invert_affine(img_to_patch), corners)
+    scale = min(1.0, float(np.linalg.norm(img_to_patch[:, :2], axis=1).max()))
+    # One data pixel on each side: bilinear sampling of a reduced image looks 1/scale image pixels far.
+    return clip_region(at.min(0), at.max(0), image_size, margin=int(np.ceil(1 / scale))), scale
+
+
+class Mix(Dataset[Batch]):
+    """The rows of several tables, end to end; ``mix[epoch, rows]`` is the batch of those rows."""
+
+    def __init__(
+        self,
+        tables: Sequence[PoseTable],
+        patch: PatchConfig,
+        depth: DepthConfig,
+        augment: AugmentConfig | None,
+        seed: int,
+    ) -> None:
+        self.tables = tuple(tables)
+        self.size = patch.size
+        self.depth_rule = depth.build()
+        self.augment = augment
+        self.seed = seed
+        if not self.tables:
+            raise ValueError("no tables: a loader needs at least one")
+        unit = {"rect3d": "mm", "box": "px"}[depth.rule]
+        for index, table in enumerate(self.tables):
+            if len(table) == 0:
+                raise ValueError(f"table {index} is empty: it has no rows to load")
+            if table.skeleton != self.tables[0].skeleton:
+                raise ValueError(
+                    f"table {index} has the skeleton {table.skeleton.name!r}, "
+                    f"table 0 {self.tables[0].skeleton.name!r}: the tables of one loader need the same joints"
+                )
+            if table.depth_unit != unit and table.weight[..., 2].any():
+                raise ValueError(
+                    f"table {index} has depth in {table.depth_unit}, "
+                    f"but the depth rule {depth.rule!r} takes {unit}"
+                )
+        aspect = patch.width / patch.height
+        self.crops = [crop_box(table.boxes_xywh, table.box_rule, aspect) for table in self.tables]
+        self.first = np.cumsum([0, *(len(table) for table in self.tables)])
+
+    def __len__(self) -> int:
+        return int(self.first[-1])
+
+    def __getitem__(self, item: tuple[int, Sequence[int] | np.ndarray]) -> Batch:
+        epoch, rows = item
+        places = [self._place(int(row)) for row in rows]
+        warps, pixels, maps = [], [], []
+        for row, (index, local) in zip(rows, places, strict=True):
+            table = self.tables[index]
+            try:
+                crop = self.crops[index][local]
+                warp = draw(self.augment, self.seed, epoch, int(row), crop, self.size, self.depth_rule)
+                region, scale = touched_region(warp.img_to_patch, self.size, table.image.image_size(local))
+                read = table.image.read(local, region, scale)
+            except Exception as error:
+                name = table.image.name(local)
+                raise ValueError(
+                    f"row {local} of table {index}, {name}: {type(error).__name__}: {error}"
+                ) from error
+            warps.append(warp)
+            pixels.append(read.data)
+            maps.append(_patch_to_region(warp, read))
+        return self._pack(places, warps, pixels, maps)
+
+    def _place(self, row: int) -> tuple[int, int]:
+        """(table, row of that table) of a row of the mix."""
+        index = int(np.searchsorted(self.first, row, side="right")) - 1
+        return index, row - int(self.first[index])
+
+    def _pack(
+        self,
+        places: list[tuple[int, int]],
+        warps: list[Warp],
+        pixels: list[np.ndarray],
+        maps: list[np.ndarray],
+    ) -> Batch:
+        lengths = [data.size for data in pixels]
+        rows = [(self.tables[index], local) for index, local in places]
+        return Batch(
+            pixels=torch.from_numpy(np.concatenate([data.reshape(-1) for data in pixels])),
+            offsets=torch.from_numpy(np.cumsum([0, *lengths[:-1]])),
+            sizes=torch.tensor([data.shape[:2] for data in pixels], dtype=torch.int32),
+            patch_to_region=torch.from_numpy(np.stack(maps).astype(np.float32)),
+            color=torch.from_numpy(np.stack([warp.color for warp in warps]).astype(np.float32)),
+            img_to_patch=torch.from_numpy(np.stack([warp.img_to_patch for warp in warps])),
+            flip=torch.tensor([warp.flip for warp in warps]),
+            depth_scale=torch.tensor([warp.depth_scale for warp in warps], dtype=torch.float64),
+            joints_img=torch.from_numpy(np.stack([t.joints_img[i] for t, i in rows]).astype(np.float64)),
+            depth=torch.from_numpy(np.stack([t.depth[i] for t, i in rows]).astype(np.float64)),
+            weight=torch.from_numpy(np.stack([t.weight[i] for t, i in rows]).astype(np.float32)),
+            row=torch.tensor([local for _, local in places]),
+            table=torch.tensor([index for index, _ in places]),
+        )
+
+
+def _patch_to_region(warp: Warp, pixels: Pixels) -> np.ndarray:
+    """[2, 3] patch px -> px of the data that was read."""
+    affine = invert_affine(warp.img_to_patch)
+    affine[:, 2] -= pixels.origin
+    return affine * pixels.scale
+
+
+class EpochSampler(Sampler[tuple[int, np.ndarray]]):
+    """(epoch, rows) of each batch: every row once, in the order of the table or shuffled by (seed, epoch).
+
+    Batches differ by at most one row in size, so that none is so small that it upsets the training.
+    ``set_epoch`` takes effect when the next iteration starts; the epoch travels with the rows because workers
+    outlive it.
+    """
+
+    def __init__(self, num_rows: int, batch: int, seed: int, shuffle: bool) -> None:
+        self.num_rows, self.batch, self.seed, self.shuffle = num_rows, batch, seed, shuffle
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-self.num_rows // self.batch)
+
+    def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
+        epoch = self.epoch
+        rows = np.arange(self.num_rows)
+        if self.shuffle:
+            # The last counter word sets this stream apart from those of the rows' warps.
+            np.random.Generator(np.random.Philox(key=[self.seed, epoch], counter=[0, 0, 0, 1])).shuffle(rows)
+        for part in np.array_split(rows, len(self)):
+            yield epoch, part
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def start_worker(_: int = 0) -> None:
+    """One thread in each worker process: they are many already, and OpenMP's pool does not survive a fork."""
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+
+
+def make_loader(
+    tables: Sequence[PoseTable],
+    patch: PatchConfig,
+    depth: DepthConfig,
+    augment: AugmentConfig | None,
+    *,
+    batch: int,
+    workers: int,
+    seed: int,
+    train: bool,
+    epoch: int = 0,
+) -> DataLoader[Batch]:
+    """Batches of at most ``batch`` rows; ``len()`` of the loader is their number.
+
+    ``train`` shuffles; evaluation passes ``augment=None`` for centred warps and gets the rows in order.
+    Before each further epoch call ``loader.sampler.set_epoch(epoch)``: the batches are a function of (seed,
+    epoch), not of the number of workers. An error while reading names the table's row and the image.
+    """
+    mix = Mix(tables, patch, depth, augment, seed)
+    sampler = EpochSampler(len(mix), batch, seed, shuffle=train)
+    sampler.set_epoch(epoch)
+    return DataLoader(
+        mix,
+        batch_size=None,
+        sampler=sampler,
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        pin_memory=torch.cuda.is_available(),
+        persistent_workers=workers > 0,
+        worker_init_fn=start_worker,
+    )
+
+
+def batch_to_patches(
+    batch: Batch, size: tuple[int, int], mean: Sequence[float], std: Sequence[float]
+) -> Tensor:
+    """The network's input, float32 [B, 3, h, w]; mean and std [3] in grey levels, on the batch's device."""
+    return ops.warp_patch(
+        batch.pixels, batch.offsets, batch.sizes, batch.patch_to_region, size, mean, std, batch.color
+    )
+
+
+def batch_labels(batch: Batch, size: tuple[int, int], skeleton: Skeleton) -> tuple[Tensor, Tensor]:
+    """joints_norm [B, J, 3] and weight [B, J, 3], float32; left and right swapped where mirrored."""
+    joints_norm = img_to_norm(batch.joints_img, batch.depth, batch.img_to_patch, batch.depth_scale, size)
+    own = torch.arange(skeleton.num_joints, device=batch.flip.device)
+    twin = torch.tensor(skeleton.flip_permutation, device=batch.flip.device)
+    order = torch.where(batch.flip[:, None], twin, own)[..., None].expand(-1, -1, 3)  # [B, J, 3]
+    return joints_norm.float().gather(1, order), batch.weight.gather(1, order)

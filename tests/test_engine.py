@@ -1,0 +1,276 @@
+"""The training loop: its schedule, a resume that is the same run, and what stops it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ipr import checkpoint, config, engine, loader, ops, runlog, validation
+from ipr.config import ConfigError, OptimizerConfig, ScheduleConfig
+from ipr.engine import Trainer, learning_rate
+from ipr.metrics.mpjpe import mpjpe, root_relative
+from ipr.runlog import RunLog
+from ipr.skeleton import by_name
+from ipr.types import NetworkOutput, PoseTable, Region
+from ipr.validation import Data, RunError
+from tests.data import random_table
+from tests.runs import tiny_data, tiny_run
+
+GOLDEN = Path(__file__).parent / "golden"
+CLOCK = {"seconds", "images_per_second"}
+
+
+# ------------------------------------------------------------------------------------------------ schedule
+
+
+@pytest.mark.parametrize("case", ["integral_300", "direct_140", "challenge_300", "tiny"])
+def test_milestones_as_the_original(case: str) -> None:
+    golden = json.loads((GOLDEN / "schedule" / "lr_schedule.json").read_text())[case]
+    schedule = ScheduleConfig(
+        epochs=golden["end_epoch"],
+        kind="milestones",
+        milestones=tuple(map(int, golden["milestones"].split(","))),
+        factor=golden["gamma"],
+        warmup_steps=0,
+    )
+    steps_per_epoch = 3
+    rates = [
+        learning_rate(OptimizerConfig(lr=golden["lr"]), schedule, step, steps_per_epoch)
+        for step in range(golden["end_epoch"] * steps_per_epoch)
+    ]
+    expected = np.repeat(golden["lr_per_epoch_1based"], steps_per_epoch)
+    np.testing.assert_allclose(rates, expected, rtol=1e-12)
+
+
+def test_cosine_falls_to_zero_after_a_linear_warm_up() -> None:
+    schedule = ScheduleConfig(epochs=4, kind="cosine", warmup_steps=10)
+    rates = np.array([learning_rate(OptimizerConfig(lr=1.0), schedule, step, 25) for step in range(101)])
+    np.testing.assert_allclose(rates[:10], np.arange(1, 11) / 10)
+    assert rates[10] == 1 and rates[55] == pytest.approx(0.5) and rates[100] == pytest.approx(0)
+    assert (np.diff(rates[10:]) < 0).all()
+
+
+# ------------------------------------------------------------------------------------------------ training
+
+
+def test_a_batch_is_learnt_by_heart(tmp_path: Path) -> None:
+    run = tiny_run("schedule.warmup_steps=0")
+    trainer = Trainer(run, tmp_path, tiny_data(run, tmp_path))
+    batch = next(iter(trainer.batches))
+    trainer.network.train()
+    for _ in range(80):
+        loss = trainer.train_batch(batch, 3e-3)
+    joints_norm, _ = loader.batch_labels(batch, run.patch.size, by_name(run.skeleton))
+    blind = (joints_norm - joints_norm.median(0).values).abs().sum() / len(joints_norm)
+    assert loss < 0.6 * blind  # the best that a network could do without looking
+
+
+def test_half_precision_trains(tmp_path: Path) -> None:
+    losses = {}
+    for precision in ("fp32", "bf16"):
+        run = tiny_run(f"model.precision={precision}")
+        trainer = Trainer(run, tmp_path, tiny_data(run, tmp_path))
+        batch = next(iter(trainer.batches))
+        losses[precision] = [trainer.train_batch(batch, 1e-3) for _ in range(3)]
+        assert all(parameter.dtype == torch.float32 for parameter in trainer.network.parameters())
+    assert losses["bf16"] != losses["fp32"]
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.1)
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    """The log without what the clock and the start say."""
+    return [
+        {key: value for key, value in record.items() if key not in CLOCK}
+        for record in runlog.read(folder)
+        if record["kind"] != "run"
+    ]
+
+
+def test_a_resumed_run_is_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two epochs at once; or one, a second that is lost, and a resume with another number of workers."""
+    monkeypatch.setattr(engine, "LOG_EVERY", 1)
+    run = tiny_run()
+    engine.train(run, tmp_path / "straight")
+
+    halves = tmp_path / "halves"
+    halves.mkdir()
+    trainer = Trainer(run, halves, tiny_data(run, halves))
+    rows = len(trainer.data.train[0])
+    with RunLog(halves, step=0, images=0, images_total=2 * rows) as log:
+        trainer.epoch(log, rows)
+        trainer.train_rows(log)  # interrupted before the epoch was saved
+    outcome = engine.train(tiny_run("data.workers=1"), halves, resume=True)
+
+    assert len(records(halves)) == 2 * (3 + 1)
+    assert records(halves) == records(tmp_path / "straight")
+    ours, theirs = (checkpoint.load(folder / "latest.pt") for folder in (halves, tmp_path / "straight"))
+    assert (ours["epoch"], ours["step"], ours["best"]) == (theirs["epoch"], theirs["step"], theirs["best"])
+    assert ours["decoding"] == theirs["decoding"]
+    assert ours["decoding"]["scores"] == outcome.scores
+    for name, tensor in ours["network"].items():
+        assert torch.equal(tensor, theirs["network"][name]), name
+    for number, state in ours["optimizer"]["state"].items():
+        for name, tensor in state.items():
+            assert torch.equal(tensor, theirs["optimizer"]["state"][number][name])
+
+    again = engine.train(run, halves, resume=True)  # of a finished run: nothing left to train
+    assert again.scores == outcome.scores
+    assert records(halves) == records(tmp_path / "straight")
+
+
+def test_checkpoint_holds_what_decoding_needs(tmp_path: Path) -> None:
+    run = tiny_run()
+    trainer = Trainer(run, tmp_path, tiny_data(run, tmp_path))
+    trainer.save("latest.pt", {"MPJPE mm": 1.0})
+    state = torch.load(tmp_path / "latest.pt", weights_only=True)
+    assert config.from_dict(state["config"]) == run
+    decoding = state["decoding"]
+    assert decoding["skeleton"] == "h36m_18" and decoding["patch"]["height"] == 32
+    assert decoding["box_rule"] == {"pad": 1.25, "fit": "grow"}
+    assert decoding["depth_rule"] == {"name": "rect3d", "extent_mm": 2000.0}
+    joints = trainer.data.train[0].joints_cam
+    assert joints is not None
+    bones = joints - joints[:, list(by_name("h36m_18").parents)]
+    assert decoding["mean_bone_length_mm"] == pytest.approx(np.linalg.norm(bones, axis=2).sum(1).mean())
+    assert 2500 < decoding["mean_bone_length_mm"] < 6000
+
+
+def test_another_configuration_is_not_resumed(tmp_path: Path) -> None:
+    run = tiny_run()
+    Trainer(run, tmp_path, tiny_data(run, tmp_path)).save("latest.pt", {})
+    before = (tmp_path / "latest.pt").read_bytes()
+    other = tiny_run("optimizer.lr=0.5", "data.train.0.seed=9", "data.workers=3")
+    with pytest.raises(ConfigError) as error:
+        engine.train(other, tmp_path, resume=True)
+    assert "optimizer.lr was 0.003, is 0.5" in str(error.value)
+    assert "data.train.0.seed was 0, is 9" in str(error.value)
+    assert "workers" not in str(error.value)
+    assert (tmp_path / "latest.pt").read_bytes() == before
+
+
+def test_nonfinite_loss_stops_the_run(tmp_path: Path) -> None:
+    """One step at an absurd rate makes every later loss NaN: a true divergence, not a made-up number."""
+    run = tiny_run("optimizer.lr=1e30", "schedule.warmup_steps=0")
+    with pytest.raises(RunError, match=r"the loss is (nan|inf) in epoch 1.*nonfinite\.json.*latest\.pt"):
+        engine.train(run, tmp_path)
+    record = json.loads((tmp_path / "nonfinite.json").read_text())
+    assert not math.isfinite(float(record["loss"]))
+    assert len(record["batch"]) in (13, 14)  # 40 rows in three batches
+    assert all(person["table"] == "data.train.0" and person["labels_finite"] for person in record["batch"])
+    for person in record["batch"]:
+        assert person["image"] == f"synthetic train seed 0 row {person['row']}"
+    state = checkpoint.load(tmp_path / "latest.pt")
+    assert state["step"] == 0
+    assert all(tensor.isfinite().all() for tensor in state["network"].values())
+
+
+# ---------------------------------------------------------------------------------------------- validation
+
+
+@dataclasses.dataclass(frozen=True)
+class People:
+    """A dataset of random people in random pictures."""
+
+    count: int
+    skeleton: str = "h36m_18"
+
+    def build(self) -> PoseTable:
+        table = random_table(12, skeleton=self.skeleton)
+        arrays = {
+            field.name: value[: self.count]
+            for field in dataclasses.fields(table)
+            if isinstance(value := getattr(table, field.name), np.ndarray)
+        }
+        return dataclasses.replace(table, **arrays)
+
+
+def test_an_empty_dataset_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"data\.valid is empty: .*'count': 0"):
+        validation.load_table(tiny_run(), People(0), "data.valid", 0.1, tmp_path)
+
+
+def test_a_dataset_with_other_joints_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"skeleton: h36m_18, but data\.valid has the joints of coco_17"):
+        validation.load_table(tiny_run(), People(12, "coco_17"), "data.valid", 0.1, tmp_path)
+
+
+def test_crops_are_rendered_once(tmp_path: Path) -> None:
+    """One folder per set and patch size, used again, with the same pixels wherever it is made."""
+
+    def crop(folder: Path, *overrides: str) -> np.ndarray:
+        table = validation.load_table(tiny_run(*overrides), People(6), "data.valid", 0.1, folder)
+        return table.image.read(3, Region(0, 0, 1, 1), 1.0).data
+
+    first = crop(tmp_path / "a")
+    (made,) = (tmp_path / "a").iterdir()
+    stamp = (made / "pixels.bin").stat().st_mtime_ns
+    np.testing.assert_array_equal(crop(tmp_path / "a"), first)
+    assert (made / "pixels.bin").stat().st_mtime_ns == stamp
+    np.testing.assert_array_equal(crop(tmp_path / "b"), first)
+    crop(tmp_path / "a", "patch.height=64", "patch.width=64")
+    assert len(list((tmp_path / "a").iterdir())) == 2
+    crop(tmp_path / "c", "data.cache=false")
+    assert not (tmp_path / "c").exists()
+
+
+def test_mean_pose_baseline() -> None:
+    run = tiny_run()
+    first, second, valid = (random_table(count, seed=count) for count in (5, 9, 7))
+    mean = np.concatenate([root_relative(first), root_relative(second)]).mean(0)
+    truth = root_relative(valid)
+    found = validation.baselines(Data((first, second), valid), run)["mean pose"]
+    assert found["MPJPE mm"] == pytest.approx(mpjpe(np.tile(mean, (7, 1, 1))[:, :17], truth[:, :17]).mean())
+    blind = dataclasses.replace(first, joints_cam=None)
+    assert validation.baselines(Data((blind, second), valid), run) != {}
+    assert validation.baselines(Data((blind,), valid), run) == {}
+
+
+def test_measured_baselines_answer_for_their_rows_only(tmp_path: Path) -> None:
+    valid, other = tiny_run().data.valid, tiny_run("data.valid.seed=1").data.valid
+    assert validation.measured_baselines(valid, tmp_path) == {}
+    scores = {"constant image": {"MPJPE mm": 250.0}, "silhouettes": {"MPJPE mm": 150.0}}
+    content = {"valid": config.to_dict(valid), "measured": {"ipr": "0.1.0"}, "baselines": scores}
+    (tmp_path / "synthetic_baselines.json").write_text(json.dumps(content))
+    assert validation.measured_baselines(valid, tmp_path) == scores
+    assert validation.measured_baselines(other, tmp_path) == {}
+
+
+def test_flip_merge_as_the_original(tolerance: Any) -> None:
+    golden = np.load(GOLDEN / "flip" / "validnet_coordmerge.npz")
+    width, height = golden["patch_wh"]
+
+    def output(logits: np.ndarray) -> NetworkOutput:
+        volume = torch.from_numpy(logits / 128.0).reshape(1, 18, 12, 16, 12)
+        return NetworkOutput(ops.softmax_integral(volume).mean / torch.tensor([12, 16, 12]) - 0.5, None, None)
+
+    plain = output(golden["head_plain"])
+    flipped = validation.mirror(output(golden["head_flipped"]), int(width), by_name("h36m_18"))
+    for result, name in (
+        (plain, "preds_noflip"),
+        (validation.average([plain, flipped]), "preds_flip_coordmerge"),
+    ):
+        joints_patch = result.joints_norm.numpy() * [width, height, width] + [width / 2, height / 2, 0]
+        np.testing.assert_allclose(joints_patch, golden[name][..., :3], atol=tolerance.crop_px)
+
+
+def test_mirror_twice_is_the_identity() -> None:
+    skeleton = by_name("h36m_18")
+    output = NetworkOutput(torch.randn(2, 18, 3), torch.rand(2, 18, 3), torch.rand(2, 18))
+    once = validation.mirror(output, 48, skeleton)
+    assert not torch.equal(once.score, output.score)
+    for value, expected in zip(validation.mirror(once, 48, skeleton), output, strict=True):
+        torch.testing.assert_close(value, expected)
+
+
+def test_average_keeps_what_all_know() -> None:
+    full = NetworkOutput(torch.ones(1, 2, 3), torch.ones(1, 2, 3), torch.zeros(1, 2))
+    bare = NetworkOutput(torch.zeros(1, 2, 3), None, torch.ones(1, 2))
+    joints, sigma, score = validation.average([full, bare])
+    assert sigma is None and (joints == 0.5).all() and (score == 0.5).all()
