@@ -1,0 +1,1 @@
+"""Image trunks: a file per choice, found by its name (``ipr.choices``)."""

@@ -1,0 +1,1 @@
+"""From features to joints: a file per choice, found by its name (``ipr.choices``)."""
