@@ -1,0 +1,305 @@
+"""Training: one loop, its checkpoints and its log."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import yaml
+
+import ipr
+from ipr import checkpoint, config, loader, model, ops, validation
+from ipr.config import ConfigError, OptimizerConfig, RunConfig, ScheduleConfig
+from ipr.runlog import RunLog
+from ipr.types import Batch, Poses, PoseTable
+from ipr.validation import Data, RunError
+
+LOG_EVERY = 50  # steps between records of the log
+MOVABLE = ("data.root", "data.workers")  # may differ on a resume: no number depends on them
+
+
+class Progress(NamedTuple):
+    """How far a run has come."""
+
+    epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    best: float = math.inf  # lowest validation score
+
+
+class Outcome(NamedTuple):
+    """The last validation of a run, and what to compare it with."""
+
+    valid: PoseTable
+    poses: Poses
+    scores: dict[str, float]
+    baselines: dict[str, dict[str, float]]
+
+
+def train(run: RunConfig, out: Path, *, resume: bool = False, cache: Path | None = None) -> Outcome:
+    """Train to the end of the schedule.
+
+    The run's files go to ``out``, rendered crops to ``cache`` (default: out/cache). ``resume``
+    continues from out/latest.pt as if the run had never stopped.
+    """
+    saved = checkpoint.load(out / "latest.pt") if resume else None
+    if saved is not None:
+        refuse_other_config(run, checkpoint.resolved_config(saved, out / "latest.pt"), out)
+    out.mkdir(parents=True, exist_ok=True)
+    resolved = yaml.safe_dump(config.to_dict(run), sort_keys=False)
+    checkpoint.write_atomic(out / "config.yaml", resolved.encode())
+    trainer = Trainer(run, out, validation.load_data(run, cache or out / "cache"))
+    if saved is not None:
+        trainer.restore(saved)
+    else:
+        trainer.save(
+            "latest.pt", {}
+        )  # so that Ctrl-C has something to resume from and a full disk shows at once
+    return trainer.finish()
+
+
+def learning_rate(
+    optimizer: OptimizerConfig, schedule: ScheduleConfig, step: int, steps_per_epoch: int
+) -> float:
+    """Of a step, counted from 0. A milestone's drop is in force in that epoch itself, counted from 1."""
+    if step < schedule.warmup_steps:
+        return optimizer.lr * (step + 1) / schedule.warmup_steps
+    if schedule.kind == "cosine":
+        length = schedule.epochs * steps_per_epoch - schedule.warmup_steps
+        return optimizer.lr * (1 + math.cos(math.pi * (step - schedule.warmup_steps) / length)) / 2
+    epoch = step // steps_per_epoch + 1
+    return optimizer.lr * schedule.factor ** sum(epoch >= milestone for milestone in schedule.milestones)
+
+
+def refuse_other_config(run: RunConfig, saved: Mapping[str, Any], out: Path) -> None:
+    now, then = _flat(config.to_dict(run)), _flat(saved)
+    differing = [key for key in sorted({*now, *then} - {*MOVABLE}) if now.get(key) != then.get(key)]
+    if differing:
+        listed = "; ".join(f"{key} was {then.get(key)!r}, is {now.get(key)!r}" for key in differing[:5])
+        more = f"; and {len(differing) - 5} more" if len(differing) > 5 else ""
+        raise ConfigError(
+            f"{out} holds a run of another configuration, which --resume cannot change: {listed}{more}"
+        )
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts and lists as dotted key -> value."""
+    items = tree.items() if isinstance(tree, Mapping) else enumerate(tree) if isinstance(tree, list) else None
+    if items is None:
+        return {prefix: tree}
+    return {
+        k: v
+        for key, value in items
+        for k, v in _flat(value, f"{prefix}.{key}" if prefix else str(key)).items()
+    }
+
+
+class Trainer:
+    """A run in progress: network, optimizer and how far they have come."""
+
+    def __init__(self, run: RunConfig, out: Path, data: Data) -> None:
+        self.run, self.out, self.data = run, out, data
+        self.progress = Progress()
+        self.device = validation.pick_device()
+        torch.manual_seed(run.seed)
+        self.network = model.build(run).to(self.device)
+        self.loss = run.loss.build()
+        self.optimizer = torch.optim.Adam(
+            self.network.parameters(),
+            lr=run.optimizer.lr,
+            weight_decay=run.optimizer.weight_decay,
+            foreach=True,
+        )
+        self.batches = loader.make_loader(
+            data.train,
+            run.patch,
+            run.depth,
+            run.augment,
+            batch=run.data.batch,
+            workers=run.data.workers,
+            seed=run.seed,
+            train=True,
+        )
+        self.bone_length_mm = validation.bone_length_mm(data.train)
+        self.baselines = validation.baselines(data, run)
+
+    def finish(self) -> Outcome:
+        """Train the epochs that are left."""
+        rows = sum(map(len, self.data.train))
+        outcome = None
+        with RunLog(
+            self.out,
+            step=self.progress.step,
+            images=self.progress.epoch * rows,
+            images_total=self.run.schedule.epochs * rows,
+        ) as log:
+            log.write("run", step=self.progress.step, **self.describe())
+            while self.progress.epoch < self.run.schedule.epochs:
+                outcome = self.epoch(log, rows)
+        return outcome or self.validate()
+
+    def epoch(self, log: RunLog, rows: int) -> Outcome:
+        """Train on every row once, validate, log, save."""
+        start, (epoch, step, seconds, best) = time.perf_counter(), self.progress
+        loss = self.train_rows(log)
+        trained = time.perf_counter() - start
+        outcome = self.validate()
+        primary = next(iter(outcome.scores.values()))
+        step += len(self.batches)
+        seconds += time.perf_counter() - start
+        self.progress = Progress(epoch + 1, step, seconds, min(best, primary))
+        log.write(
+            "epoch",
+            epoch=epoch + 1,
+            step=step,
+            seconds=seconds,
+            lr=self.rate(step - 1),
+            loss=loss,
+            images_per_second=rows / trained,
+            **outcome.scores,
+        )
+        log.say(f"epoch {epoch + 1}/{self.run.schedule.epochs}: loss {loss:.4f}, {_brief(outcome)}")
+        if primary < best:
+            self.save("best.pt", outcome.scores)
+        self.save("latest.pt", outcome.scores)
+        return outcome
+
+    def train_rows(self, log: RunLog) -> float:
+        """One pass over the training rows; the mean loss per person."""
+        epoch, step, seconds, _ = self.progress
+        start = last = time.perf_counter()
+        loss_sum = images = logged_sum = logged_images = 0.0
+        self.network.train()
+        assert isinstance(self.batches.sampler, loader.EpochSampler)
+        self.batches.sampler.set_epoch(epoch)
+        for batch in self.batches:
+            people = len(batch.row)
+            value = self.train_batch(batch, self.rate(step))
+            step += 1
+            loss_sum, images = loss_sum + value * people, images + people
+            log.bar.update(people)
+            if step % LOG_EVERY == 0:
+                now = time.perf_counter()
+                mean = (loss_sum - logged_sum) / (images - logged_images)
+                log.write(
+                    "step",
+                    epoch=epoch + 1,
+                    step=step,
+                    seconds=seconds + now - start,
+                    lr=self.rate(step - 1),
+                    loss=mean,
+                    images_per_second=(images - logged_images) / (now - last),
+                )
+                log.bar.set_postfix(loss=f"{mean:.4f}", refresh=False)
+                logged_sum, logged_images, last = loss_sum, images, now
+        return loss_sum / images
+
+    def train_batch(self, batch: Batch, rate: float) -> float:
+        """One step of the optimizer; the loss."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        moved = batch.to(self.device)
+        output = validation.forward([self.network], moved, self.run)
+        joints_norm, weight = loader.batch_labels(moved, self.run.patch.size, self.data.valid.skeleton)
+        loss = self.loss(output, joints_norm, weight)
+        self.optimizer.zero_grad()
+        loss.backward()
+        value = loss.item()
+        if not math.isfinite(value):  # before the step: the weights are still good
+            self.refuse_nonfinite(value, batch, joints_norm.cpu())
+        self.optimizer.step()
+        return value
+
+    def rate(self, step: int) -> float:
+        return learning_rate(self.run.optimizer, self.run.schedule, step, len(self.batches))
+
+    def validate(self) -> Outcome:
+        poses = validation.predict(
+            [self.network], self.data.valid, self.run, mean_bone_length_mm=self.bone_length_mm
+        )
+        return Outcome(
+            self.data.valid, poses, validation.score(poses, self.data.valid, self.run), self.baselines
+        )
+
+    def refuse_nonfinite(self, value: float, batch: Batch, joints_norm: torch.Tensor) -> None:
+        people = [
+            {
+                "table": f"data.train.{table}",
+                "row": row,
+                "image": self.data.train[table].image.name(row),
+                "labels_finite": bool(labels.isfinite().all()),
+            }
+            for table, row, labels in zip(batch.table.tolist(), batch.row.tolist(), joints_norm, strict=True)
+        ]
+        record = {"loss": str(value), "epoch": self.progress.epoch + 1, "batch": people}
+        path = self.out / "nonfinite.json"
+        checkpoint.write_atomic(path, json.dumps(record, indent=1).encode())
+        raise RunError(
+            f"the loss is {value} in epoch {self.progress.epoch + 1}: {path} lists the people of the batch, "
+            f"{self.out / 'latest.pt'} has the last good weights (a lower optimizer.lr may help)"
+        )
+
+    def save(self, name: str, scores: dict[str, float]) -> None:
+        cuda = torch.cuda.get_rng_state_all() if self.device.type == "cuda" else []
+        checkpoint.save(
+            self.out / name,
+            {
+                **self.progress._asdict(),
+                "network": self.network.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "rng": {"cpu": torch.get_rng_state(), "cuda": cuda},
+                "config": config.to_dict(self.run),
+                "decoding": {
+                    "version": ipr.__version__,
+                    "skeleton": self.run.skeleton,
+                    "patch": config.to_dict(self.run.patch),
+                    "box_rule": self.data.valid.box_rule._asdict(),
+                    "depth_rule": self.run.depth.build()._asdict(),
+                    "depth_unit": self.data.valid.depth_unit,
+                    "mean_bone_length_mm": self.bone_length_mm,
+                    "scores": scores,
+                    "baselines": self.baselines,
+                    "protocol": validation.protocol(self.run),
+                },
+            },
+        )
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Continue where ``saved`` was written."""
+        checkpoint.restore(self.network, saved["network"], self.out / "latest.pt")
+        self.optimizer.load_state_dict(saved["optimizer"])
+        torch.set_rng_state(saved["rng"]["cpu"])
+        if self.device.type == "cuda" and saved["rng"]["cuda"]:
+            torch.cuda.set_rng_state_all(saved["rng"]["cuda"])
+        self.progress = Progress(*(saved[field] for field in Progress._fields))
+
+    def describe(self) -> dict[str, Any]:
+        """What the log should know of the run."""
+        return {
+            "versions": {
+                "ipr": ipr.__version__,
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+            },
+            "device": torch.cuda.get_device_name() if self.device.type == "cuda" else platform.machine(),
+            "threads": torch.get_num_threads(),
+            "operators": ops.IMPLEMENTATION,
+            "parameters": sum(parameter.numel() for parameter in self.network.parameters()),
+            "train_rows": [len(table) for table in self.data.train],
+            "valid_rows": len(self.data.valid),
+            "protocol": validation.protocol(self.run),
+            "baselines": self.baselines,
+            "config": config.to_dict(self.run),
+        }
+
+
+def _brief(outcome: Outcome) -> str:
+    return ", ".join(
+        f"{name.removesuffix(' mm')} {value:.1f}" for name, value in outcome.scores.items() if "/" not in name
+    )

@@ -1,0 +1,73 @@
+"""python -m ipr.train [CONFIG.yaml] [--out DIR] [--resume] [key=value ...]"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ipr import checkpoint, cli, config, engine, runlog, validation, visualize
+from ipr.cli import UsageError
+
+PICTURED = 8  # validation people in val.png
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = cli.Parser(prog="python -m ipr.train", description="Train a network and show what it learnt.")
+    parser.add_argument(
+        "words", nargs="*", metavar="CONFIG.yaml | key=value", help="default: the embedded synthetic run"
+    )
+    parser.add_argument(
+        "--out", type=Path, help="directory of the run (default: a new one, runs/<config name>)"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="continue the run in --out, or the latest default one"
+    )
+    parser.add_argument(
+        "--cache", type=Path, help="directory of rendered crops, may be shared by runs (default: in --out)"
+    )
+    options = parser.parse_intermixed_args(arguments)
+    files, overrides = cli.split_words(options.words)
+    if len(files) > 1:
+        raise UsageError(f"one configuration at most, got {' '.join(files)}")
+    out = options.out or default_out(Path(files[0]).stem if files else "synthetic", resume=options.resume)
+    if options.resume and not files:
+        saved = checkpoint.load(out / "latest.pt")
+        resolved = checkpoint.resolved_config(saved, out / "latest.pt")
+        run = config.override(config.from_dict(resolved), overrides)
+    else:
+        run = config.load(files[0] if files else None, overrides)
+    if not options.resume and holds_run(out):
+        raise UsageError(f"{out} already holds a run: give another --out, or --resume to continue it")
+    try:
+        outcome = engine.train(run, out, resume=options.resume, cache=options.cache)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"continue with python -m ipr.train --resume --out {out}") from None
+
+    rows = np.linspace(0, len(outcome.valid) - 1, min(PICTURED, len(outcome.valid))).round().astype(int)
+    original = run.data.located(run.data.valid).build()  # its images are sharper than the rendered crops
+    visualize.poses_picture(out / "val.png", original, outcome.poses, rows.tolist())
+    visualize.curve_picture(out / "curve.png", runlog.read(out), outcome.baselines)
+    print(visualize.table(outcome.scores, outcome.baselines, validation.protocol(run)))
+    for name in ("best.pt", "latest.pt", "val.png", "curve.png", runlog.FILE):
+        print(out / name)
+
+
+def holds_run(out: Path) -> bool:
+    return any((out / name).exists() for name in ("latest.pt", "config.yaml", runlog.FILE))
+
+
+def default_out(name: str, *, resume: bool) -> Path:
+    """runs/<name>, runs/<name>-2, ...: the first that holds no run yet or, to resume, the last that does."""
+    folders = (Path("runs") / (name if number == 1 else f"{name}-{number}") for number in itertools.count(1))
+    taken = list(itertools.takewhile(holds_run, folders))
+    if resume and taken:
+        return taken[-1]
+    return Path("runs") / (f"{name}-{len(taken) + 1}" if taken else name)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

@@ -1,0 +1,235 @@
+"""The tables of a run, what networks say of their rows, and the scores: for training and evaluation alike."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ipr import choices, config, geometry, loader
+from ipr.cache import CacheableSource, CropCache
+from ipr.config import ConfigError, RunConfig
+from ipr.decode import decode
+from ipr.skeleton import by_name
+from ipr.types import Batch, NetworkOutput, Poses, PoseTable, Skeleton
+
+# How much wider than its crop a row is rendered, because training turns and enlarges the crop. The corners of
+# the largest warps stay black: to show them all would take half as many pixels again.
+TRAIN_MARGIN, VALID_MARGIN = 0.5, 0.1
+MEASURED = Path(__file__).parent / "datasets"
+
+
+class RunError(ValueError):
+    """The run cannot start or go on."""
+
+
+class Data(NamedTuple):
+    train: tuple[PoseTable, ...]
+    valid: PoseTable
+
+
+def pick_device() -> torch.device:
+    """The GPU where there is one and the operators have kernels for it, otherwise the CPU."""
+    compiled = torch._C._dispatch_has_kernel_for_dispatch_key("ipr::softmax_integral", "CUDA")
+    return torch.device("cuda" if compiled and torch.cuda.is_available() else "cpu")
+
+
+def load_data(run: RunConfig, cache: Path) -> Data:
+    train = (
+        load_table(run, dataset, f"data.train.{i}", TRAIN_MARGIN, cache)
+        for i, dataset in enumerate(run.data.train)
+    )
+    return Data(tuple(train), load_valid(run, cache))
+
+
+def load_valid(run: RunConfig, cache: Path) -> PoseTable:
+    return load_table(run, run.data.valid, "data.valid", VALID_MARGIN, cache)
+
+
+def load_table(run: RunConfig, dataset: Any, name: str, margin: float, cache: Path) -> PoseTable:
+    """The rows of one dataset; ``name`` is its dotted path.
+
+    With ``data.cache``, the images of a procedural set are first rendered to ``cache``.
+    """
+    table: PoseTable = run.data.located(dataset).build()
+    if len(table) == 0:
+        raise RunError(f"{name} is empty: {config.to_dict(dataset)} has no rows")
+    if table.skeleton != by_name(run.skeleton):
+        raise ConfigError(f"skeleton: {run.skeleton}, but {name} has the joints of {table.skeleton.name}")
+    if not run.data.cache or not hasattr(table.image, "fingerprint"):
+        return table
+    crops = geometry.crop_box(table.boxes_xywh, table.box_rule, run.patch.width / run.patch.height)
+    size = round(max(run.patch.size) * (1 + margin))
+    settings = json.dumps([config.to_dict(dataset), run.patch.size])
+    folder = cache / f"{name}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
+    return replace(table, image=CropCache(cast(CacheableSource, table.image), crops, size, margin, folder))
+
+
+def bone_length_mm(tables: Sequence[PoseTable]) -> float | None:
+    """Mean over people of the skeleton's total length; None where no table has joints in camera space."""
+    lengths = [
+        np.linalg.norm(table.joints_cam - table.joints_cam[:, table.skeleton.parents], axis=-1).sum(1)
+        for table in tables
+        if table.joints_cam is not None
+    ]
+    return float(np.concatenate(lengths).mean()) if lengths else None
+
+
+# ---------------------------------------------------------------------------------------- from rows to scores
+
+
+def forward(
+    networks: Sequence[nn.Module], batch: Batch, run: RunConfig, *, flip: bool = False
+) -> NetworkOutput:
+    """Coordinates of a batch: the mean over networks and, with ``flip``, patches and their mirror images."""
+    patches = loader.batch_to_patches(batch, run.patch.size, run.patch.mean, run.patch.std)
+    if run.model.channels_last:
+        patches = patches.contiguous(memory_format=torch.channels_last)
+    outputs = []
+    with torch.autocast(patches.device.type, torch.bfloat16, enabled=run.model.precision == "bf16"):
+        for network in networks:
+            outputs.append(network(patches))
+            if flip:
+                outputs.append(mirror(network(patches.flip(-1)), run.patch.width, by_name(run.skeleton)))
+    return average(outputs)
+
+
+def mirror(output: NetworkOutput, width: int, skeleton: Skeleton) -> NetworkOutput:
+    """The output of mirrored patches, for the patches: x -> width - 1 - x px, left and right swapped."""
+    twin = list(skeleton.flip_permutation)
+    x, y, z = output.joints_norm[:, twin].unbind(-1)
+    sigma = None if output.sigma_norm is None else output.sigma_norm[:, twin]
+    score = None if output.score is None else output.score[:, twin]
+    return NetworkOutput(torch.stack((-x - 1 / width, y, z), -1), sigma, score)
+
+
+def average(outputs: Sequence[NetworkOutput]) -> NetworkOutput:
+    """The mean of the coordinates; of sigma and score too where all outputs have them."""
+    if len(outputs) == 1:
+        return outputs[0]
+    return NetworkOutput(
+        torch.stack([output.joints_norm for output in outputs]).mean(0),
+        _mean([output.sigma_norm for output in outputs]),
+        _mean([output.score for output in outputs]),
+    )
+
+
+def _mean(values: Sequence[Tensor | None]) -> Tensor | None:
+    known = [value for value in values if value is not None]
+    return torch.stack(known).mean(0) if len(known) == len(values) else None
+
+
+@torch.inference_mode()
+def predict(
+    networks: Sequence[nn.Module],
+    table: PoseTable,
+    run: RunConfig,
+    *,
+    flip: bool = False,
+    mean_bone_length_mm: float | None = None,
+) -> Poses:
+    """Poses of all rows of the table, in its order."""
+    device = next(networks[0].parameters()).device
+    for network in networks:
+        network.eval()
+    batches = loader.make_loader(
+        [table],
+        run.patch,
+        run.depth,
+        None,
+        batch=run.data.batch,
+        workers=run.data.workers,
+        seed=run.seed,
+        train=False,
+    )
+    outputs, maps, scales = [], [], []
+    for batch in batches:
+        outputs.append(forward(networks, batch.to(device), run, flip=flip))
+        maps.append(batch.img_to_patch)
+        scales.append(batch.depth_scale)
+    joints, sigmas, scores = zip(*outputs, strict=True)
+    output = NetworkOutput(
+        torch.cat(joints),
+        None if sigmas[0] is None else torch.cat(sigmas),
+        None if scores[0] is None else torch.cat(scores),
+    )
+    return decode(
+        output,
+        torch.cat(maps),
+        torch.cat(scales),
+        run.patch.size,
+        table.skeleton,
+        camera=table.camera,
+        root_depth=table.root_depth,
+        mean_bone_length_mm=mean_bone_length_mm,
+        depth_unit=table.depth_unit,
+    )
+
+
+def score(poses: Poses, table: PoseTable, run: RunConfig) -> dict[str, float]:
+    """The numbers of all metrics of the run; the first one is what the best checkpoint is chosen by."""
+    scores: dict[str, float] = {}
+    for metric in run.metrics:
+        scores |= metric.build()(poses, table)
+    return scores
+
+
+def protocol(run: RunConfig, *, flip: bool = False, networks: int = 1) -> str:
+    """How the scores were measured; belongs beside every number."""
+    said = [metric.build().protocol for metric in run.metrics]
+    said.append(f"flip test {'on' if flip else 'off'}")
+    if networks > 1:
+        said.append(f"mean of {networks} networks")
+    return "; ".join(said)
+
+
+# -------------------------------------------------------------------------------------------------- baselines
+
+
+def baselines(data: Data, run: RunConfig) -> dict[str, dict[str, float]]:
+    """What predictors reach that see less than the picture, by name: scores as of :func:`score`."""
+    found = {}
+    if data.valid.joints_cam is not None and any(table.joints_cam is not None for table in data.train):
+        found["mean pose"] = score(mean_pose(data), data.valid, run)
+    return found | measured_baselines(run.data.valid)
+
+
+def mean_pose(data: Data) -> Poses:
+    """The mean of the training poses, in camera axes from the root, said of all validation people."""
+    rooted = [
+        table.joints_cam - table.joints_cam[:, [table.skeleton.root]]
+        for table in data.train
+        if table.joints_cam is not None
+    ]
+    num_people, num_joints = data.valid.depth.shape
+    joints_rel = np.broadcast_to(np.concatenate(rooted).mean(0), (num_people, num_joints, 3))
+    unknown = np.full_like(joints_rel, np.nan)
+    return Poses(
+        joints_img=unknown[..., :2],
+        joints_rel=joints_rel,
+        joints_cam=None,
+        sigma=unknown,
+        score=unknown[..., 0],
+        box_index=np.arange(num_people),
+        scale_source="intrinsics",
+    )
+
+
+def measured_baselines(dataset: Any, folder: Path = MEASURED) -> dict[str, dict[str, float]]:
+    """Those of ``<folder>/<name>_baselines.json``: networks fed less than the picture, measured once.
+
+    The file: {"valid": the dataset's options, "measured": provenance, "baselines": {name: scores}}. It
+    answers for no other rows than its own.
+    """
+    file = folder / f"{choices.name_of(dataset)}_baselines.json"
+    if not file.is_file():
+        return {}
+    content = json.loads(file.read_text())
+    return content["baselines"] if content["valid"] == config.to_dict(dataset) else {}
