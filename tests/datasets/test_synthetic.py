@@ -235,6 +235,18 @@ def test_pictures_are_deterministic_and_survive_pickling() -> None:
     assert table.image.image_size(0) == (1000, 1000)
 
 
+def test_fingerprint_tells_pictures_apart() -> None:
+    configs = [
+        synthetic.Config(count=1),
+        synthetic.Config(count=1, seed=1),
+        synthetic.Config(count=1, split="valid"),
+        synthetic.Config(count=1, appearance="silhouette"),
+    ]
+    prints = [config.build().image.fingerprint() for config in configs]  # type: ignore[attr-defined]
+    assert len(set(prints)) == len(prints)
+    assert synthetic.Config(count=2).build().image.fingerprint() == prints[0]  # type: ignore[attr-defined]
+
+
 def test_scale_changes_resolution_not_content() -> None:
     table = synthetic.Config(count=4).build()
     region = Region(200, 200, 600, 600)

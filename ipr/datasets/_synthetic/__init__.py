@@ -1,0 +1,1 @@
+"""The parts of the procedural data set: random draws, bodies, poses, scenes, and the renderer."""
