@@ -180,7 +180,7 @@ IPR_INLINE void end_stream() {
 #endif
 }
 
-/// The first `count` lanes; the others are zero. For the last bytes of a buffer only: it is slow.
+/// The first `count` lanes; the others are zero. For the last bytes of a buffer: it is slow.
 template <class Element>
 IPR_INLINE auto load_first(const Element* p, int64_t count) {
   using Real = typename Compute<Element>::Real;
@@ -190,9 +190,17 @@ IPR_INLINE auto load_first(const Element* p, int64_t count) {
 }
 template <class Element, class Vector>
 IPR_INLINE void store_first(Element* p, Vector v, int64_t count) {
-  Element lanes[Lanes<typename Compute<Element>::Real>::kCount];
-  store(lanes, v);
-  for (int64_t i = 0; i < count; ++i) p[i] = lanes[i];
+  const auto lanes = Narrow<Element>::of(v);
+#if defined(__AVX512F__)
+  const uint32_t mask = (1u << count) - 1;
+  if constexpr (sizeof(Element) == 8) return _mm512_mask_storeu_pd(p, mask, lanes);
+  if constexpr (sizeof(Element) == 4) return _mm512_mask_storeu_ps(p, mask, lanes);
+  if constexpr (sizeof(Element) == 2) return _mm256_mask_storeu_epi16(p, mask, bit_cast<__m256i>(lanes));
+#else
+  Element elements[sizeof(lanes) / sizeof(Element)];
+  memcpy(elements, &lanes, sizeof(lanes));
+  for (int64_t i = 0; i < count; ++i) p[i] = elements[i];
+#endif
 }
 
 /// -1 in the first `count` lanes, 0 in the others.

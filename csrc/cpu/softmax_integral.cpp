@@ -47,14 +47,14 @@ constexpr int64_t element_size(Element element) {
   return element == Element::kFloat64 ? 8 : element == Element::kFloat32 ? 4 : 2;
 }
 
+/// Enough to hide what a block costs besides its elements, few enough that B * J = 1 occupies some threads.
+constexpr int64_t kBlockElements = 32768;
+
 /// How volumes are cut into blocks: each gives its sums with a reference of its own, which are then merged in
 /// order. The cut depends on nothing but the sizes, so results are the same on any number of threads.
 struct Blocks {
   explicit Blocks(const Volumes& v) : volumes(v) {
-    const int64_t slice = v.mid * v.inner;
-    // Interleaved joints share pages: short blocks, taken joint by joint, keep these at hand.
-    const int64_t target = (interleaved() ? 1 : 2) * int64_t{16384};
-    const int64_t slices = std::clamp<int64_t>(target / slice, 1, v.outer);
+    const int64_t slices = std::clamp<int64_t>(kBlockElements / (v.mid * v.inner), 1, v.outer);
     per_joint = (v.outer + slices - 1) / slices;
   }
 
@@ -62,7 +62,7 @@ struct Blocks {
   int64_t count() const { return volumes.batch * volumes.joints * per_joint; }
   /// Blocks that make a thread worth waking.
   int64_t grain() const {
-    return std::max<int64_t>(1, 32768 * per_joint / (volumes.outer * volumes.mid * volumes.inner));
+    return std::max<int64_t>(1, kBlockElements * per_joint / (volumes.outer * volumes.mid * volumes.inner));
   }
 
   const Volumes& volumes;
@@ -129,15 +129,14 @@ void run(ParallelFor parallel_for, int64_t count, int64_t grain, const F& f) {
 /// Marginals, means and logsumexp of one joint from the sums of its blocks: {reference, inner[], mid[],
 /// outer[]} each.
 template <class Real>
-void merge(const Blocks& blocks, int64_t row, const Real* sums, int64_t stride, const Integral& result) {
+void merge(const Blocks& blocks, int64_t row, const Real* sums, int64_t stride, const Integral& result,
+           double* totals) {
   const Volumes& v = blocks.volumes;
   const int64_t parts = blocks.per_joint;
   constexpr double kLowest = -std::numeric_limits<double>::infinity();
   double reference = kLowest;
   for (int64_t part = 0; part < parts; ++part) reference = std::max<double>(reference, sums[part * stride]);
 
-  Scratch scratch((v.inner + v.mid + v.outer) * sizeof(double));
-  double* const totals = static_cast<double*>(scratch.get());
   std::fill(totals, totals + v.inner + v.mid + v.outer, 0.0);
   double total = 0;
   for (int64_t part = 0; part < parts; ++part) {
@@ -152,11 +151,12 @@ void merge(const Blocks& blocks, int64_t row, const Real* sums, int64_t stride, 
     }
   }
   const double* axis = totals;
+  const double scale = 1 / total;
   const auto finish = [&](void* marginals, int64_t length, int index) {
     Real* const marginal = static_cast<Real*>(marginals) + row * length;
     double mean = 0, norm = 0;
     for (int64_t i = 0; i < length; ++i) {
-      marginal[i] = static_cast<Real>(axis[i] / total);
+      marginal[i] = static_cast<Real>(axis[i] * scale);
       mean += static_cast<double>(i) * axis[i];
       norm += axis[i];
     }
@@ -184,8 +184,10 @@ void integrate(const Volumes& v, Element element, const void* logits, const Inte
     }
   });
   run(parallel_for, v.batch * v.joints, 4096 / stride + 1, [&](int64_t begin, int64_t end) {
+    const Scratch totals((v.inner + v.mid + v.outer) * sizeof(double));
     for (int64_t row = begin; row < end; ++row) {
-      merge(blocks, row, sums.get() + row * blocks.per_joint * stride, stride, result);
+      merge(blocks, row, sums.get() + row * blocks.per_joint * stride, stride, result,
+            static_cast<double*>(totals.get()));
     }
   });
 }

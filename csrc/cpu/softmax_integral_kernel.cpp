@@ -5,92 +5,85 @@
 namespace ipr::cpu::IPR_ISA {
 namespace {
 
-constexpr int kTile = 4;  // vectors of a row that are worked on together
 constexpr int64_t kPrefetchBytes = 6144;
 
 template <class Element>
 using RealOf = typename Compute<Element>::Real;
 
-/// Steps over the rows of some neighbouring columns, kTile vectors or fewer wide.
-template <class Element>
+/// A strip of columns, kVectors vectors wide; with kTail the last one is only partly inside the rows.
+template <class Element, int kVectors, bool kTail>
 struct Tile {
   using Real = RealOf<Element>;
   using Vector = typename Lanes<Real>::Vector;
   static constexpr int kLanes = Lanes<Real>::kCount;
 
-  Tile(const Block& block, int64_t first_column)
-      : begin(static_cast<const Element*>(block.begin) + first_column),
+  Tile(const Block& block, int64_t column)
+      : begin(static_cast<const Element*>(block.begin) + column),
         end(static_cast<const Element*>(block.end)),
-        tail(block.inner - first_column),
+        tail(block.inner - column - (kVectors - 1) * kLanes),
         in_tail(first<Real>(tail)),
         ahead(block.mid_stride * (kPrefetchBytes / (block.inner * int64_t{sizeof(Element)}) + 1)) {}
 
-  template <bool kTail>
-  __attribute__((always_inline)) Vector load_at(const Element* p) const {
-    if constexpr (kTail) return end - p >= kLanes ? load(p) : load_first(p, tail);
-    return load(p);
+  static constexpr bool is_tail(int i) { return kTail && i == kVectors - 1; }
+
+  /// Vector i of a row; what is outside of the row is from other rows, or zero.
+  __attribute__((always_inline)) Vector load_at(const Element* row, int i) const {
+    const Element* p = row + i * kLanes;
+    return is_tail(i) && end - p < kLanes ? load_first(p, tail) : load(p);
   }
-  template <bool kTail>
-  __attribute__((always_inline)) Vector keep(Vector v) const {
-    if constexpr (kTail) return in_tail ? v : Vector{};
-    return v;
+  /// Vector i with `other` outside of the row.
+  __attribute__((always_inline)) Vector inside(Vector v, int i, Vector other = Vector{}) const {
+    return is_tail(i) ? (in_tail ? v : other) : v;
   }
-  /// Caches are late where 256 bytes are read of every few thousand (channels_last), and across pages: ask
-  /// for them.
-  template <int kVectors>
+  /// Hardware is late where 256 bytes are read of every few thousand (channels_last), and at every new page.
   __attribute__((always_inline)) void prefetch(const Element* row) const {
-    constexpr int kBytes = kVectors * kLanes * sizeof(Element);
-    for (int i = 0; i < kBytes; i += 64)
-      __builtin_prefetch(reinterpret_cast<const char*>(row + ahead) + i, 0, 2);
+    const char* p = reinterpret_cast<const char*>(row + ahead);
+    for (int i = 0; i < kVectors * kLanes * int{sizeof(Element)}; i += 64) __builtin_prefetch(p + i, 0, 2);
   }
 
   const Element* begin;
   const Element* end;
-  int64_t tail;  // columns from here to the row's end: fewer than kLanes in a tail
+  int64_t tail;  // columns in the last vector
   typename Lanes<Real>::Ints in_tail;
   int64_t ahead;
 };
 
-/// Calls visit.template operator()<vectors, is_tail>(first_column) for the tiles of a row of `inner` columns.
+/// Calls visit.template operator()<vectors, has_tail>(first_column) for the tiles of rows of `inner` columns.
 template <class Real, class Visit>
 IPR_INLINE void for_each_tile(int64_t inner, const Visit& visit) {
   constexpr int64_t kLanes = Lanes<Real>::kCount;
   int64_t column = 0;
-  for (; column + kTile * kLanes <= inner; column += kTile * kLanes)
-    visit.template operator()<kTile, false>(column);
-  static_assert(kTile == 4);
-  switch ((inner - column) / kLanes) {
-    case 3:
-      visit.template operator()<3, false>(column);
-      break;
-    case 2:
-      visit.template operator()<2, false>(column);
-      break;
-    case 1:
-      visit.template operator()<1, false>(column);
-      break;
+  for (; inner - column >= 5 * kLanes; column += 4 * kLanes) visit.template operator()<4, false>(column);
+  const int64_t vectors = (inner - column + kLanes - 1) / kLanes;
+  if (inner % kLanes == 0) {
+    if (vectors == 1) visit.template operator()<1, false>(column);
+    if (vectors == 2) visit.template operator()<2, false>(column);
+    if (vectors == 3) visit.template operator()<3, false>(column);
+    if (vectors == 4) visit.template operator()<4, false>(column);
+  } else {
+    if (vectors == 1) visit.template operator()<1, true>(column);
+    if (vectors == 2) visit.template operator()<2, true>(column);
+    if (vectors == 3) visit.template operator()<3, true>(column);
+    if (vectors == 4) visit.template operator()<4, true>(column);
+    if (vectors == 5) visit.template operator()<5, true>(column);
   }
-  column = inner / kLanes * kLanes;
-  if (column < inner) visit.template operator()<1, true>(column);
 }
 
 /// Adds the exponentials of a tile to the sums per column, per row (lanes still apart) and per slice.
 template <class Element, int kVectors, bool kTail, class Real, class Vector>
 void sum_tile(const Block& block, int64_t column, Real reference, Vector* columns, Vector* rows,
               Real* slices) {
-  const Tile<Element> tile(block, column);
-  constexpr int kLanes = Tile<Element>::kLanes;
-  Vector* column_sums = columns + column / kLanes;
+  const Tile<Element, kVectors, kTail> tile(block, column);
+  Vector* column_sums = columns + column / tile.kLanes;
   for (int64_t z = 0; z < block.outer; ++z) {
     const Element* row = tile.begin + z * block.outer_stride;
     Vector sums[kVectors] = {};
     for (int64_t y = 0; y < block.mid; ++y, row += block.mid_stride) {
-      tile.template prefetch<kVectors>(row);
+      tile.prefetch(row);
       Vector row_sum;
-#pragma GCC unroll 4
+#pragma GCC unroll 5
       for (int i = 0; i < kVectors; ++i) {
-        const Vector logits = tile.template load_at<kTail>(row + i * kLanes);
-        const Vector value = tile.template keep<kTail>(exp(logits - reference));
+        const Vector value = tile.inside(exp(tile.load_at(row, i) - reference), i);
         sums[i] += value;
         row_sum = i == 0 ? value : row_sum + value;
       }
@@ -133,13 +126,12 @@ Real maximum(const Block& block, int64_t slices, int64_t rows) {
   const Vector lowest = Vector{} - static_cast<Real>(__builtin_inf());
   Vector largest = lowest;
   for_each_tile<Real>(block.inner, [&]<int kVectors, bool kTail>(int64_t column) {
-    const Tile<Element> tile(block, column);
+    const Tile<Element, kVectors, kTail> tile(block, column);
     for (int64_t z = 0; z < slices; ++z) {
       for (int64_t y = 0; y < rows; ++y) {
+        const Element* row = tile.begin + z * block.outer_stride + y * block.mid_stride;
         for (int i = 0; i < kVectors; ++i) {
-          Vector v = tile.template load_at<kTail>(tile.begin + z * block.outer_stride + y * block.mid_stride +
-                                                  i * kLanes);
-          if constexpr (kTail) v = tile.in_tail ? v : lowest;
+          const Vector v = tile.inside(tile.load_at(row, i), i, lowest);
           largest = v > largest ? v : largest;
         }
       }
@@ -151,8 +143,8 @@ Real maximum(const Block& block, int64_t slices, int64_t rows) {
 }
 
 /// One pass, with the first row's maximum as the reference. Where later logits tower above it by so much that
-/// precision suffers (16 binary orders on average), or where that row is -inf throughout, the block is summed
-/// again with its own.
+/// precision suffers (16 binary orders on average), or where that row is -inf throughout, the block's maximum
+/// is sought and the block summed (again) with that.
 template <class Element>
 void forward(const Block& block, void* sums, void* scratch) {
   using Real = RealOf<Element>;
@@ -161,37 +153,34 @@ void forward(const Block& block, void* sums, void* scratch) {
   Real* columns = reference + 1;
   Real* rows = columns + block.inner;
   Real* slices = rows + block.mid;
-  const Real limit = static_cast<Real>(65536) * block.inner * block.mid * block.outer;
-  const auto sum_with = [&] {
-    return sum_block<Element>(block, *reference == kLowest ? Real{0} : *reference, columns, rows, slices,
-                              scratch);
-  };
   *reference = maximum<Element>(block, 1, 1);
-  const Real total = sum_with();
-  if (total >= Real{0.5} && total <= limit) return;
+  if (*reference > kLowest) {
+    const Real limit = static_cast<Real>(65536) * block.inner * block.mid * block.outer;
+    const Real total = sum_block<Element>(block, *reference, columns, rows, slices, scratch);
+    if (total <= limit) return;
+  }
   *reference = maximum<Element>(block, block.outer, block.mid);
-  sum_with();
+  sum_block<Element>(block, *reference > kLowest ? *reference : Real{0}, columns, rows, slices, scratch);
 }
 
 template <class Element, int kVectors, bool kTail, bool kStream, class Real>
 void gradient_tile(const Block& block, int64_t column, const Gradient& gradient, Real reference,
                    const Real* a, const Real* b, const Real* c, Real constant, Real scale) {
   using Vector = typename Lanes<Real>::Vector;
-  const Tile<Element> tile(block, column);
-  constexpr int kLanes = Tile<Element>::kLanes;
+  const Tile<Element, kVectors, kTail> tile(block, column);
+  constexpr int kLanes = Lanes<Real>::kCount;
   Vector columns[kVectors];
   for (int i = 0; i < kVectors; ++i) columns[i] = load(a + column + i * kLanes) * scale;
   for (int64_t z = 0; z < block.outer; ++z) {
     const Element* row = tile.begin + z * block.outer_stride;
     Element* out = static_cast<Element*>(gradient.begin) + z * gradient.outer_stride + column;
     for (int64_t y = 0; y < block.mid; ++y, row += block.mid_stride, out += gradient.mid_stride) {
-      tile.template prefetch<kVectors>(row);
+      tile.prefetch(row);
       const Real shift = (b[y] + c[z] - constant) * scale;
-#pragma GCC unroll 4
+#pragma GCC unroll 5
       for (int i = 0; i < kVectors; ++i) {
-        const Vector logits = tile.template load_at<kTail>(row + i * kLanes);
-        const Vector value = exp(logits - reference) * (columns[i] + shift);
-        if constexpr (kTail) {
+        const Vector value = exp(tile.load_at(row, i) - reference) * (columns[i] + shift);
+        if (tile.is_tail(i)) {
           store_first(out + i * kLanes, value, tile.tail);
         } else if constexpr (kStream) {
           stream(out + i * kLanes, value);

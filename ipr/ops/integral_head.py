@@ -15,7 +15,8 @@ def _check(features: Tensor, weight: Tensor, num_joints: int) -> None:
             f"got {list(features.shape)} and {list(weight.shape)}"
         )
     if num_joints < 1 or weight.size(0) % num_joints != 0:
-        raise ValueError(f"weight [J*D, C] = {list(weight.shape)} has no whole depth D for num_joints={num_joints}")
+        given = f"{list(weight.shape)} with num_joints={num_joints}"
+        raise ValueError(f"integral_head needs weight [J*D, C] of a whole depth D; got {given}")
 
 
 def integral_head(
@@ -33,7 +34,8 @@ def integral_head(
         num_joints: J.
     """
     _check(features, weight, num_joints)
-    return softmax_integral(F.conv2d(features, weight.unsqueeze(-1).unsqueeze(-1), bias), num_joints)
+    logits = F.conv2d(features, weight.unsqueeze(-1).unsqueeze(-1), bias)
+    return softmax_integral(logits, num_joints)
 
 
 def integral_head_reference(
@@ -44,4 +46,5 @@ def integral_head_reference(
 ) -> IntegralResult:
     """The definition of :func:`integral_head` in plain PyTorch."""
     _check(features, weight, num_joints)
-    return softmax_integral_reference(F.conv2d(features, weight.unsqueeze(-1).unsqueeze(-1), bias), num_joints)
+    logits = F.conv2d(features, weight.unsqueeze(-1).unsqueeze(-1), bias)
+    return softmax_integral_reference(logits, num_joints)

@@ -66,8 +66,9 @@ def softmax_integral(logits: Tensor, num_joints: Optional[int] = None) -> Integr
     """Expected coordinates and marginals of softmax(logits), differentiable once.
 
     Args:
-        logits: [B, J, D, H, W], [B, J, H, W] (2-D heat maps) or, with ``num_joints``, [B, J*D, H, W] with each joint's
-            depths together. float32, float64, bfloat16 or float16. Read in place when contiguous or channels_last.
+        logits: [B, J, D, H, W], [B, J, H, W] (2-D heat maps) or, with ``num_joints``, [B, J*D, H, W] with
+            each joint's depths together. float32, float64, bfloat16 or float16. Read in place if contiguous
+            or channels_last.
         num_joints: J of [B, J*D, H, W].
 
     A NaN or +inf makes its joint NaN, and no other; -inf is probability 0, and all -inf NaN.
@@ -86,7 +87,7 @@ def softmax_integral_reference(logits: Tensor, num_joints: Optional[int] = None)
     volume = volume.to(torch.float64 if volume.dtype == torch.float64 else torch.float32)
     p = volume.flatten(2).softmax(dim=-1).view_as(volume)
     px, py, pz = p.sum(dim=(2, 3)), p.sum(dim=(2, 4)), p.sum(dim=(3, 4))
-    mean = torch.stack([(px * _cells(px)).sum(-1), (py * _cells(py)).sum(-1), (pz * _cells(pz)).sum(-1)], dim=-1)
+    mean = torch.stack([(m * _cells(m)).sum(dim=-1) for m in (px, py, pz)], dim=-1)
     logsumexp = volume.flatten(2).logsumexp(dim=-1)
     if has_depth:
         return IntegralResult(mean, px, py, pz, logsumexp)
@@ -117,21 +118,18 @@ def _setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, ...]) 
     ctx.set_materialize_grads(False)
 
 
-def _upstream(marginal: Tensor, mean: Tensor, grad_mean: Tensor | None, grad_marginal: Tensor | None) -> Tensor:
-    """Upstream gradient of one axis' marginal, minus its expectation (which softmax takes away).
+def _upstream(marginal: Tensor, mean: Tensor, grad_mean: Tensor | None, grad: Tensor | None) -> Tensor:
+    """Upstream gradient of an axis' marginal, minus its expectation (which the softmax takes away).
 
-    Coordinates count from the cell at the mean: where one cell holds almost everything, the expectation then is a sum
-    of small terms and not a difference of large ones.
+    Coordinates count from the cell at the mean: where one cell holds almost everything, the expectation then
+    is a sum of small terms and not a difference of large ones.
     """
-    if grad_mean is None and grad_marginal is None:
+    if grad_mean is not None:
+        of_mean = (_cells(marginal) - mean.round().unsqueeze(-1)) * grad_mean.unsqueeze(-1)
+        grad = of_mean if grad is None else of_mean + grad
+    if grad is None:
         return torch.zeros_like(marginal)
-    if grad_mean is None:
-        upstream = grad_marginal
-    else:
-        upstream = (_cells(marginal) - mean.round().unsqueeze(-1)) * grad_mean.unsqueeze(-1)
-        if grad_marginal is not None:
-            upstream = upstream + grad_marginal
-    return upstream - (upstream * marginal).sum(dim=-1, keepdim=True)
+    return grad - (grad * marginal).sum(dim=-1, keepdim=True)
 
 
 def _backward(

@@ -1,0 +1,302 @@
+"""softmax_integral against float64, the original system and torch's own rules for operators."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from ipr.nn import SoftmaxIntegral
+from ipr.ops import IntegralResult, softmax_integral, softmax_integral_reference
+from tests.conftest import Tolerance
+from tests.ops.conftest import DTYPES, ISAS, LAYOUTS, assert_integral, random_logits, strides
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "softmax_integral"
+SHAPES = [  # below, at and above every vector width; one block and several; a long row; a single cell
+    (2, 3, 8, 8, 8),
+    (1, 2, 16, 24, 72),
+    (2, 2, 5, 7, 17),
+    (1, 1, 40, 33, 31),
+    (1, 2, 3, 4, 200),
+    (1, 1, 1, 1, 1),
+]
+
+
+def _tensors(result: IntegralResult) -> list[Tensor]:
+    return [tensor for tensor in result if tensor is not None]
+
+
+# 1. Against the definition in float64, and against the original system.
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_matches_the_definition(isa: str, dtype: torch.dtype, layout: str, tolerance: Tolerance) -> None:
+    for shape in SHAPES:
+        logits = LAYOUTS[layout](random_logits(shape, dtype))
+        before = logits.clone()
+        result = softmax_integral(logits)
+        assert_integral(result, softmax_integral_reference(logits.double()), tolerance)
+        assert torch.equal(logits, before)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_heat_maps_and_packed_channels(isa: str, dtype: torch.dtype, tolerance: Tolerance) -> None:
+    maps = random_logits((3, 5, 24, 18), dtype)
+    result = softmax_integral(maps)
+    assert_integral(result, softmax_integral_reference(maps.double()), tolerance)
+    assert result.pz is None and result.mean.shape == (3, 5, 2) and result.variance.shape == (3, 5, 2)
+    volumes = softmax_integral(maps.view(3, 1, 5, 24, 18))
+    packed = softmax_integral(maps, num_joints=1)
+    for a, b in zip(packed, volumes, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("name", ["peaky_d16_j4", "dneqw_d8h16w12_j6"])
+def test_matches_the_original(isa: str, name: str, dtype: torch.dtype, tolerance: Tolerance) -> None:
+    golden = np.load(GOLDEN / f"{name}.npz")
+    batch, joints, depth, height, width = golden["shape"].tolist()
+    packed = (torch.from_numpy(golden["logits_q"]).to(dtype) / 256).requires_grad_()
+    mean = softmax_integral(packed, joints).mean
+    norm = mean / torch.tensor([width, height, depth], dtype=dtype) - 0.5
+    (gradient,) = torch.autograd.grad(norm.flatten(1), packed, torch.from_numpy(golden["upstream"]).to(dtype))
+    coords = norm.detach().flatten(1).numpy()
+    assert np.abs(coords - golden["coords_f64"]).max() < tolerance.coords_norm[dtype]
+    assert np.abs(gradient.numpy() - golden["grad_up_f64"]).max() < tolerance.gradient[dtype]
+    assert np.abs(golden["grad_up_f64"]).max() > 1e-3
+    assert batch == len(mean)
+
+
+def test_hand_cases_of_the_original(isa: str) -> None:
+    for case in json.loads((GOLDEN / "hand_cases.json").read_text()):
+        logits = torch.zeros(1, 1, case["D"], case["H"], case["W"])
+        if "one hot" in case["what"]:
+            z, y, x = map(int, case["what"].split("=")[1].split(","))
+            logits[0, 0, z, y, x] = 1000
+        mean = softmax_integral(logits).mean[0, 0]
+        norm = mean / torch.tensor([case["W"], case["H"], case["D"]]) - 0.5
+        torch.testing.assert_close(norm, torch.tensor(case["coords"][0]), atol=1e-6, rtol=0)
+
+
+def test_variance_and_score_of_known_volumes() -> None:
+    logits = torch.full((2, 4, 4, 8), -1e4)
+    logits[0, 1, 2, [3, 5]] = 0  # x is 3 or 5
+    logits[1, 0, 0, 0] = 0
+    result = softmax_integral(logits[:, None])
+    torch.testing.assert_close(result.variance[:, 0], torch.tensor([[1.0, 0, 0], [0, 0, 0]]))
+    torch.testing.assert_close(result.score[:, 0], torch.tensor([0.5 ** (1 / 3), 1.0]))
+    assert [m.shape for m in result.marginals if m is not None] == [(2, 1, 8), (2, 1, 4), (2, 1, 4)]
+
+
+# 2. Gradients.
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "part of depths", "permuted"])
+def test_gradcheck(isa: str, layout: str) -> None:
+    logits = LAYOUTS[layout](random_logits((2, 2, 3, 4, 5), torch.float64, 1.0)).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: _tensors(softmax_integral(x)), logits)
+    for derived in (lambda x: softmax_integral(x).variance, lambda x: softmax_integral(x).score):
+        assert torch.autograd.gradcheck(derived, logits)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_gradient_matches_the_definition(isa: str, dtype: torch.dtype, layout: str) -> None:
+    for shape in SHAPES:
+        logits = LAYOUTS[layout](random_logits(shape, dtype)).detach().requires_grad_()
+        exact = logits.detach().double().requires_grad_()
+        result, truth = _tensors(softmax_integral(logits)), _tensors(softmax_integral_reference(exact))
+        upstream = [torch.randn_like(t) for t in truth]
+        of_result = [u.to(r.dtype) for u, r in zip(upstream, result, strict=True)]
+        gradient = torch.autograd.grad(result, logits, of_result)[0]
+        expected = torch.autograd.grad(truth, exact, upstream)[0]
+        error = (gradient.double() - expected).norm() / expected.norm()
+        limit = {torch.float32: 5e-7, torch.float64: 1e-13, torch.bfloat16: 4e-3, torch.float16: 5e-4}[dtype]
+        assert error < limit
+        assert gradient.dtype == dtype
+        if layout in ("contiguous", "channels_last"):
+            assert strides(gradient) == strides(logits)
+
+
+def test_gradient_of_each_output_alone(isa: str) -> None:
+    for field in range(5):
+        logits = random_logits((2, 3, 4, 5, 20), torch.float32).requires_grad_()
+        exact = logits.detach().double().requires_grad_()
+        upstream = torch.randn_like(softmax_integral_reference(exact)[field])
+        (gradient,) = torch.autograd.grad(softmax_integral(logits)[field], logits, upstream.float())
+        (expected,) = torch.autograd.grad(softmax_integral_reference(exact)[field], exact, upstream)
+        torch.testing.assert_close(gradient.double(), expected, atol=2e-6, rtol=1e-5)
+
+
+def test_gradient_of_a_saturated_joint_keeps_its_digits(isa: str) -> None:
+    """One cell holds all but 1e-5: a careless formula then subtracts the mean from a cell next to it."""
+    logits = torch.zeros(1, 1, 8, 16, 48)
+    logits[0, 0, 5, 9, 40] = 20.0
+    exact = logits.double().requires_grad_()
+    logits.requires_grad_()
+    for axis in range(3):
+        (gradient,) = torch.autograd.grad(softmax_integral(logits).mean[0, 0, axis], logits)
+        (expected,) = torch.autograd.grad(softmax_integral_reference(exact).mean[0, 0, axis], exact)
+        torch.testing.assert_close(gradient.double(), expected, atol=0, rtol=1e-5)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_joints_without_upstream_gradient_are_skipped(isa: str, layout: str) -> None:
+    """Exact zeros: whatever is in such a joint's volume is not even read."""
+    logits = LAYOUTS[layout](random_logits((2, 3, 5, 6, 17), torch.float32))
+    *_, logsumexp = torch.ops.ipr.softmax_integral(logits)
+    logits[0, 1] = float("nan")
+    tables = [torch.randn(2, 3, n) for n in (17, 6, 5)] + [torch.randn(2, 3)]
+    for table in tables:
+        table[0, 1] = 0
+    gradient = torch.ops.ipr.softmax_integral_backward(logits, logsumexp, *tables)
+    assert (gradient[0, 1] == 0).all()
+    assert (gradient[0, 0] != 0).all() and (gradient[1] != 0).all()
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_large_gradients_are_right_on_new_and_on_used_memory(isa: str, layout: str) -> None:
+    """From 32 MB on, stores bypass the caches if the memory has been touched before."""
+    logits = LAYOUTS[layout](torch.randn(1, 33, 64, 64, 64))
+    _, px, py, pz, logsumexp = torch.ops.ipr.softmax_integral(logits)
+    tables = [torch.randn_like(t) for t in (px, py, pz)] + [torch.randn(1, 33)]
+    gradients = [torch.ops.ipr.softmax_integral_backward(logits, logsumexp, *tables) for _ in range(2)]
+    a, b, c, s = tables
+    factor = a[:, :, None, None] + b[:, :, None, :, None] + c[..., None, None] - s[..., None, None, None]
+    expected = (logits - logsumexp[..., None, None, None].float()).exp_().mul_(factor)
+    assert torch.equal(*gradients)
+    torch.testing.assert_close(gradients[0], expected, atol=1e-9, rtol=1e-4)
+
+
+def test_second_derivative_is_a_clear_error() -> None:
+    logits = random_logits((1, 1, 2, 3, 4), torch.float64).requires_grad_()
+    (gradient,) = torch.autograd.grad(softmax_integral(logits).mean.sum(), logits, create_graph=True)
+    with pytest.raises(NotImplementedError, match="no second derivative; softmax_integral_reference"):
+        gradient.sum().backward()
+
+
+# 3. torch's own checks of operators.
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "permuted"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_opcheck(dtype: torch.dtype, layout: str) -> None:
+    logits = LAYOUTS[layout](random_logits((2, 3, 4, 5, 6), dtype)).detach().requires_grad_()
+    torch.library.opcheck(torch.ops.ipr.softmax_integral, (logits,))
+    mean, *marginals, logsumexp = torch.ops.ipr.softmax_integral(logits.detach())
+    tables = [torch.randn_like(table) for table in (*marginals, mean[..., 0])]
+    torch.library.opcheck(torch.ops.ipr.softmax_integral_backward, (logits.detach(), logsumexp, *tables))
+
+
+# 4. Script, export, compile.
+
+
+def test_script(tmp_path: Path) -> None:
+    packed, volumes = (
+        random_logits((2, 6, 5, 7), torch.float32),
+        random_logits((2, 3, 4, 5, 7), torch.float32),
+    )
+    for joints, logits in ((3, packed), (None, volumes), (None, packed)):
+        module = SoftmaxIntegral(joints)
+        torch.jit.save(torch.jit.script(module), tmp_path / "module.pt")
+        loaded = torch.jit.load(tmp_path / "module.pt")
+        for scripted, eager in zip(loaded(logits), module(logits), strict=True):
+            assert (scripted is None and eager is None) or torch.equal(scripted, eager)
+
+
+def test_export() -> None:
+    logits = random_logits((2, 6, 5, 7), torch.float32)
+    batch = torch.export.Dim("batch", min=1)
+    program = torch.export.export(SoftmaxIntegral(3), (logits,), dynamic_shapes={"logits": {0: batch}})
+    for size in (2, 5):
+        logits = random_logits((size, 6, 5, 7), torch.float32)
+        for exported, eager in zip(program.module()(logits), softmax_integral(logits, 3), strict=True):
+            assert torch.equal(exported, eager)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_compile_without_a_graph_break(layout: str) -> None:
+    def loss(logits: Tensor) -> Tensor:
+        result = softmax_integral(logits)
+        outcomes = (result.mean.square(), result.logsumexp, result.variance, result.score)
+        return torch.stack([outcome.sum() for outcome in outcomes]).sum()
+
+    gradients = []
+    for function in (loss, torch.compile(loss, fullgraph=True, backend="aot_eager")):
+        torch.manual_seed(1)
+        logits = LAYOUTS[layout](random_logits((2, 3, 4, 5, 7), torch.float32)).detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(function(logits), logits)
+        gradients.append(gradient)
+    torch.testing.assert_close(*gradients)
+    assert strides(gradients[0]) == strides(gradients[1])
+
+
+def test_autocast_keeps_the_accuracy_of_halfrandom_logits(tolerance: Tolerance) -> None:
+    features, weight = torch.randn(2, 16, 9, 9), torch.randn(3 * 8, 16, 1, 1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = torch.nn.functional.conv2d(features, weight)
+        result = softmax_integral(logits, 3)
+    assert logits.dtype == torch.bfloat16 and result.mean.dtype == torch.float32
+    assert_integral(result, softmax_integral_reference(logits.double(), 3), tolerance)
+
+
+# 5. Empty batches.
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("shape", [(0, 3, 4, 5, 6), (2, 0, 4, 5, 6)])
+def test_empty(shape: tuple[int, ...], layout: str) -> None:
+    permuted = torch.zeros([shape[axis] for axis in (0, 3, 4, 1, 2)]).permute(0, 3, 4, 1, 2)
+    logits = (torch.zeros(shape) if layout == "contiguous" else permuted).requires_grad_()
+    result = softmax_integral(logits)
+    assert [p.shape[2] for p in (result.mean, result.px, result.py, result.pz)] == [3, 6, 5, 4]
+    assert torch.autograd.grad(result.mean.sum(), logits)[0].shape == shape
+
+
+# 6. Wrong shapes and types.
+
+
+@pytest.mark.parametrize(
+    ("shape", "num_joints", "message"),
+    [
+        ((3, 4, 5), None, r"must be \[B, J, D, H, W\], .* got \[3, 4, 5\] with num_joints=None"),
+        ((2, 7, 5, 5), 3, r"with num_joints=J, \[B, J\*D, H, W\]; got \[2, 7, 5, 5\] with num_joints=3"),
+        ((2, 6, 5, 5), 0, r"with num_joints=0"),
+        ((2, 6, 5, 5, 5), 3, r"got \[2, 6, 5, 5, 5\] with num_joints=3"),
+    ],
+)
+def test_wrong_shape(shape: tuple[int, ...], num_joints: int | None, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        softmax_integral(torch.zeros(shape), num_joints)
+    with pytest.raises(ValueError, match=message):
+        softmax_integral_reference(torch.zeros(shape), num_joints)
+
+
+def test_wrong_type_or_empty_volume() -> None:
+    with pytest.raises(RuntimeError, match="float32, float64, bfloat16 or float16"):
+        softmax_integral(torch.zeros(1, 1, 2, 2, 2, dtype=torch.int32))
+    with pytest.raises(RuntimeError, match=r"D, H and W of at least 1, got \[1, 1, 2, 0, 2\]"):
+        softmax_integral(torch.zeros(1, 1, 2, 0, 2))
+    logits, table = torch.zeros(1, 2, 3, 4, 5), torch.zeros(1, 2, 9)
+    logsumexp = torch.zeros(1, 2, dtype=torch.float64)
+    with pytest.raises(RuntimeError, match=r"a of sizes \[1, 2, 9\] does not fit logits .*\[1, 2, 3, 4, 5\]"):
+        torch.ops.ipr.softmax_integral_backward(logits, logsumexp, table, table, table, torch.zeros(1, 2))
+
+
+@pytest.mark.parametrize("isa", [*ISAS, "sse9"])
+def test_instruction_set_from_the_environment(isa: str) -> None:
+    command = "from ipr import ops; print(ops.IMPLEMENTATION['softmax_integral'])"
+    environment = {**os.environ, "IPR_ISA": isa}
+    run = subprocess.run([sys.executable, "-c", command], env=environment, capture_output=True, text=True)
+    if isa == "sse9":
+        assert run.returncode != 0 and "IPR_ISA=sse9 is not one of baseline" in run.stderr
+    else:
+        assert run.stdout.split() == ["compiled", isa]

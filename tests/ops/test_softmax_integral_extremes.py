@@ -1,0 +1,91 @@
+"""softmax_integral on extreme logits: the largest, masked ones, not a number; on any number of threads."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ipr.ops import softmax_integral, softmax_integral_reference
+from tests.conftest import Tolerance
+from tests.ops.conftest import DTYPES, LAYOUTS, assert_integral, random_logits
+
+INF, NAN = float("inf"), float("nan")
+EXTREMES = ["equal", "one hot", "offset", "ramp up", "ramp down", "masked", "lowest"]
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("extreme", EXTREMES)
+def test_extreme_values(
+    isa: str, extreme: str, dtype: torch.dtype, layout: str, tolerance: Tolerance
+) -> None:
+    logits = torch.zeros(2, 2, 20, 16, 18, dtype=torch.float64)
+    if extreme == "one hot":
+        logits[..., 17, 9, 11] = 1e4
+        logits[1] *= -1
+    elif extreme == "offset":
+        logits = torch.randn_like(logits)
+        logits[0] += 1e4
+        logits[1] -= 1e4
+    elif extreme.startswith("ramp"):
+        logits += torch.linspace(-1e4, 1e4, logits[0, 0].numel(), dtype=torch.float64).view(20, 16, 18)
+        logits = logits if extreme == "ramp up" else logits.flip(2)
+    elif extreme == "masked":
+        logits = torch.randn_like(logits)
+        logits[:, :, :15] = -INF
+        logits[1, :, :, 3] = -INF
+    elif extreme == "lowest":
+        logits += torch.finfo(dtype).min
+        logits[..., 3, 4, 5] = 0
+    logits = LAYOUTS[layout](logits.to(dtype))
+    assert_integral(softmax_integral(logits), softmax_integral_reference(logits.double()), tolerance)
+    exact, logits = logits.double().requires_grad_(), logits.requires_grad_()
+    gradient = torch.autograd.grad(softmax_integral(logits).mean.sum(), logits)[0]
+    expected = torch.autograd.grad(softmax_integral_reference(exact).mean.sum(), exact)[0]
+    limit = {torch.float32: 1e-6, torch.float64: 1e-12, torch.bfloat16: 4e-3, torch.float16: 5e-4}[dtype]
+    torch.testing.assert_close(gradient.double(), expected, atol=limit * float(expected.abs().max()), rtol=0)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("value", [NAN, INF])
+def test_not_a_number_stays_in_its_joint(isa: str, value: float, dtype: torch.dtype, layout: str) -> None:
+    clean = random_logits((2, 3, 9, 16, 35), dtype)
+    expected = softmax_integral(LAYOUTS[layout](clean))
+    others = torch.ones(2, 3, dtype=torch.bool)
+    others[1, 1] = False
+    for cell in ((0, 0, 0), (8, 15, 34), (4, 7, 18)):
+        logits = clean.clone()
+        logits[1, 1][cell] = value
+        logits = LAYOUTS[layout](logits).detach().requires_grad_()
+        result = softmax_integral(logits)
+        for tensor, truth in zip(result, expected, strict=True):
+            assert tensor[1, 1].isnan().all()
+            assert torch.equal(tensor[others], truth[others])
+        (gradient,) = torch.autograd.grad(result.mean.sum(), logits)
+        assert gradient[1, 1].isnan().all() and not gradient[others].isnan().any()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_nothing_but_the_largest_or_lowest_number(isa: str, dtype: torch.dtype, tolerance: Tolerance) -> None:
+    for value in (torch.finfo(dtype).min, torch.finfo(dtype).max):
+        logits = torch.full((1, 1, 9, 16, 18), value, dtype=dtype)
+        assert_integral(softmax_integral(logits), softmax_integral_reference(logits.double()), tolerance)
+
+
+def test_nothing_but_minus_infinity_has_no_mean(isa: str) -> None:
+    result = softmax_integral(torch.full((1, 1, 4, 4, 4), -INF))
+    assert result.mean.isnan().all() and result.px.isnan().all() and (result.logsumexp == -INF).all()
+
+
+def test_threads_do_not_change_a_bit() -> None:
+    logits = random_logits((1, 2, 24, 64, 64), torch.float32).requires_grad_()
+    outcomes = []
+    threads = torch.get_num_threads()
+    for count in (1, 2, 3):
+        torch.set_num_threads(count)
+        result = softmax_integral(logits)
+        outcomes.append([*result, *torch.autograd.grad(result.mean.sum(), logits)])
+    torch.set_num_threads(threads)
+    for outcome in outcomes[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(outcomes[0], outcome, strict=True))
