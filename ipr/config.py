@@ -130,7 +130,7 @@ class ModelConfig:
     head: Head = field(default_factory=_part("heads", "integral", **_HEAD))
     weights: str = ""  # checkpoint of the whole network to start from; "" leaves it to the parts
     channels_last: bool = True
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the device has matrix units for it
 
 
 @dataclass(frozen=True, kw_only=True)

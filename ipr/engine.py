@@ -48,6 +48,7 @@ def train(run: RunConfig, out: Path, *, resume: bool = False, cache: Path | None
     The run's files go to ``out``, rendered crops to ``cache`` (default: out/cache). ``resume``
     continues from out/latest.pt as if the run had never stopped.
     """
+    run = validation.settle(run)
     saved = checkpoint.load(out / "latest.pt") if resume else None
     if saved is not None:
         refuse_other_config(run, checkpoint.resolved_config(saved, out / "latest.pt"), out)
@@ -58,9 +59,7 @@ def train(run: RunConfig, out: Path, *, resume: bool = False, cache: Path | None
     if saved is not None:
         trainer.restore(saved)
     else:
-        trainer.save(
-            "latest.pt", {}
-        )  # so that Ctrl-C has something to resume from and a full disk shows at once
+        trainer.save("latest.pt", {})  # Ctrl-C has something to resume from, a full disk shows at once
     return trainer.finish()
 
 
@@ -114,7 +113,7 @@ class Trainer:
             self.network.parameters(),
             lr=run.optimizer.lr,
             weight_decay=run.optimizer.weight_decay,
-            foreach=True,
+            fused=True,
         )
         self.batches = loader.make_loader(
             data.train,

@@ -70,8 +70,10 @@ def load_config(
 ) -> RunConfig:
     """That of ``path``, or else the checkpoint's own."""
     if path is not None:
-        return config.load(path, overrides)
-    return config.override(config.from_dict(checkpoint.resolved_config(state, file)), overrides)
+        run = config.load(path, overrides)
+    else:
+        run = config.override(config.from_dict(checkpoint.resolved_config(state, file)), overrides)
+    return validation.settle(run)
 
 
 if __name__ == "__main__":

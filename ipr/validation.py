@@ -41,6 +41,21 @@ def pick_device() -> torch.device:
     return torch.device("cuda" if compiled and torch.cuda.is_available() else "cpu")
 
 
+def settle(run: RunConfig) -> RunConfig:
+    """The run with what depends on this machine decided, so that its checkpoints say what was used.
+
+    ``precision: auto`` becomes bf16 on GPUs from Ampere on and on processors with AMX, else fp32: without matrix
+    units, bf16 slows narrow trunks down.
+    """
+    if run.model.precision != "auto":
+        return run
+    if pick_device().type == "cuda":
+        native = torch.cuda.get_device_capability() >= (8, 0)
+    else:
+        native = torch.cpu._is_amx_tile_supported()
+    return replace(run, model=replace(run.model, precision="bf16" if native else "fp32"))
+
+
 def load_data(run: RunConfig, cache: Path) -> Data:
     train = (
         load_table(run, dataset, f"data.train.{i}", TRAIN_MARGIN, cache)

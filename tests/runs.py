@@ -13,7 +13,8 @@ from ipr.validation import Data
 
 TINY = (
     *("data.train.0.count=40", "data.valid.count=12", "data.batch=16", "data.workers=0"),
-    *("patch.height=32", "patch.width=32", "model.backbone.width=8", "model.backbone.stem_pool=false"),
+    *("patch.height=32", "patch.width=32", "model.precision=fp32"),
+    *("model.backbone.width=8", "model.backbone.stages=4", "model.backbone.stem_pool=false"),
     *("model.head.deconv_layers=2", "model.head.filters=16", "model.head.depth_bins=4"),
     *("schedule.epochs=2", "schedule.warmup_steps=2"),
 )

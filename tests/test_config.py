@@ -104,7 +104,7 @@ def test_a_choice_starts_from_its_own_defaults(tmp_path: Path) -> None:
         ("patch: {mean: 120}", 1, ["patch.mean: expected a list, got a whole number (120)"]),
         ("patch: {mean: [1, 2, red]}", 1, ["patch.mean.2: expected a number, got text ('red')"]),
         ("depth: {rule: rect_3d}", 1, ["depth.rule: 'rect_3d' is no option", "did you mean 'rect3d'"]),
-        ("model: {precision: fp16}", 1, ["model.precision: 'fp16' is no option", "known: fp32, bf16"]),
+        ("model: {precision: fp16}", 1, ["model.precision: 'fp16' is no option", "known: auto, fp32, bf16"]),
         (
             "model:\n  head:\n    name: intergal",
             3,

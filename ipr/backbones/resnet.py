@@ -30,22 +30,25 @@ _IMAGENET = {
 class Config:
     depth: int = 18  # 18, 34, 50, 101 or 152 layers
     width: int = 64  # channels of the stem and of the first stage, doubled by each later stage
-    stem_pool: bool = True  # max-pool after the stem: features at stride 32; without it at stride 16
+    stages: int = 4  # 1 to 4; features have stride 32 after the fourth, half as much with each one less
+    stem_pool: bool = True  # max-pool after the stem; without it strides are halved
     weights: str = ""  # "": He initialisation; "imagenet": torchvision's file, downloaded; else its path
 
     def __post_init__(self) -> None:
         require(self.depth in _STAGES, "depth", self.depth, f"one of {', '.join(map(str, _STAGES))}")
         require(self.width >= 1, "width", self.width, "at least 1")
+        require(1 <= self.stages <= 4, "stages", self.stages, "1, 2, 3 or 4")
 
     def build(self) -> ResNet:
         return ResNet(self)
 
     def pretrained(self) -> dict[str, torch.Tensor] | None:
-        """The state dict that ``weights`` names, without the classifier; None where it names none."""
+        """The state dict that ``weights`` names (None: none), without the classifier and unused stages."""
         if not self.weights:
             return None
         state = _download(self.depth) if self.weights == "imagenet" else _read(self.weights)
-        return {name: tensor for name, tensor in state.items() if not name.startswith("fc.")}
+        unused = ("fc.", *(f"layer{stage}." for stage in range(self.stages + 1, 5)))
+        return {name: tensor for name, tensor in state.items() if not name.startswith(unused)}
 
 
 def _download(depth: int) -> dict[str, torch.Tensor]:
@@ -118,7 +121,7 @@ def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
 
 
 class ResNet(nn.Module):
-    """patches [B,3,H,W] -> features [B,C,H/32,W/32] (H/16, W/16 without the stem's pool)."""
+    """patches [B,3,H,W] -> features [B,C,H/32,W/32]; finer with fewer stages or without the stem's pool."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -128,15 +131,16 @@ class ResNet(nn.Module):
         self.bn1 = nn.BatchNorm2d(config.width)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1) if config.stem_pool else nn.Identity()
-        stages = []
+        stages: list[nn.Module] = []
         in_channels = config.width
-        for stage, num_blocks in enumerate(_STAGES[config.depth]):
+        for stage, num_blocks in enumerate(_STAGES[config.depth][: config.stages]):
             blocks: list[nn.Module] = []
             for index in range(num_blocks):
                 stride = 2 if stage > 0 and index == 0 else 1
                 blocks.append(block(in_channels, channels[stage], stride))
                 in_channels = channels[stage] * block.expansion
             stages.append(nn.Sequential(*blocks))
+        stages += [nn.Identity() for _ in range(4 - config.stages)]
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.out_channels = in_channels
         for module in self.modules():

@@ -32,6 +32,19 @@ def test_features(depth: int, stem_pool: bool) -> None:
     assert trunk.out_channels == 8 * 8 * (1 if depth < 50 else 4)
 
 
+@pytest.mark.parametrize("stages, stride, channels", [(1, 4, 8), (2, 8, 16), (3, 16, 32), (4, 32, 64)])
+def test_fewer_stages_give_a_finer_grid(tmp_path: Path, stages: int, stride: int, channels: int) -> None:
+    """The weights of a whole trunk fit the part that is left."""
+    torch.save(resnet.Config(width=8).build().state_dict(), tmp_path / "whole.pth")
+    part = resnet.Config(width=8, stages=stages, weights=str(tmp_path / "whole.pth"))
+    trunk = part.build()
+    assert trunk(torch.zeros(1, 3, 64, 96)).shape == (1, channels, 64 // stride, 96 // stride)
+    assert trunk.out_channels == channels
+    weights = part.pretrained()
+    assert weights is not None
+    assert weights.keys() == trunk.state_dict().keys()
+
+
 def test_a_bottleneck_strides_at_its_3x3() -> None:
     with torch.device("meta"):
         trunk = resnet.Config(depth=50).build()
