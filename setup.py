@@ -119,7 +119,8 @@ class CMakeBuild(build_ext):
         in_tree = self.inplace or self.editable_mode
         torch = torch_here(os.environ)
         if torch is None:
-            raise SystemExit(NO_TORCH)
+            given = os.environ.get("IPR_TORCH_DIR")
+            raise SystemExit(f"IPR_TORCH_DIR={given}: {NO_TORCH}" if given else NO_TORCH)
         build = Path("build", "ops").resolve()
         prefix = ROOT / "ipr" if in_tree else Path(self.build_lib, "ipr").resolve()
         configure = [tool("cmake"), "--log-level=NOTICE", "-S", str(ROOT), "-B", str(build), "-G", "Ninja"]
@@ -159,8 +160,9 @@ class OperatorsDistribution(Distribution):
 
 
 if __name__ == "__main__":
-    # Only pip's question for build requirements gets torch as an answer, and only where none is installed.
-    wanted = ["torch>=2.11"] if "egg_info" in sys.argv and torch_here(os.environ) is None else []
+    # Only pip asking for build requirements gets torch as an answer, and only if none is installed or named.
+    missing = not os.environ.get("IPR_TORCH_DIR") and torch_here(os.environ) is None
+    wanted = ["torch>=2.11"] if "egg_info" in sys.argv and missing else []
     setup(
         distclass=OperatorsDistribution,
         cmdclass={"build_ext": CMakeBuild, "bdist_wheel": Wheel},

@@ -128,8 +128,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> softmax_integral(const Tensor
 /// A table of upstream gradients: [B, J] or [B, J, length].
 Tensor upstream_table(const char* name, const Tensor& table, const Logits& logits, int64_t length,
                       ScalarType dtype) {
-  const bool fits = table.size(0) == logits.sizes[0] && table.size(1) == logits.sizes[1] &&
-                    (length < 0 ? table.dim() == 2 : table.dim() == 3 && table.size(2) == length);
+  const bool fits = table.dim() == (length < 0 ? 2 : 3) && table.size(0) == logits.sizes[0] &&
+                    table.size(1) == logits.sizes[1] && (length < 0 || table.size(2) == length);
   STD_TORCH_CHECK(fits && table.scalar_type() == dtype, "softmax_integral_backward: ", name, " of sizes ",
                   text(table), " does not fit logits [B, J, D, H, W] = ", text(logits.tensor),
                   ", or has another type than theirs");

@@ -7,8 +7,9 @@
 //       -> (mean [B,J,3], px [B,J,W], py [B,J,H], pz [B,J,D], logsumexp [B,J])
 //     Softmax over each joint's volume, its expected coordinates and its three marginals, in one read of the
 //     logits. float32 and float64 give their own type, bfloat16 and float16 give float32; logsumexp is always
-//     float64, since the gradient needs more of it than float32 holds. Logits may be contiguous or, seen
-//     through a permutation, channels_last ([B,H,W,J*D] in memory); other layouts are copied.
+//     float64, since the gradient needs more of it than float32 holds. Logits are read in place if their
+//     rows are contiguous or, with more than one depth, their depths (channels_last: [B,H,W,J*D] in memory);
+//     other layouts, channels_last heat maps among them, are copied.
 //
 //   ipr::softmax_integral_backward(logits, logsumexp [B,J] float64, a [B,J,W], b [B,J,H], c [B,J,D], s [B,J])
 //       -> gradient [B,J,D,H,W] = softmax(logits) * (a[x] + b[y] + c[z] - s), in the type and layout of the

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import uuid
+import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -36,8 +38,8 @@ class CropCache:
     it sees black.
 
     ``path`` is a directory of this cache alone: ``pixels.bin``, the crops one after another, and
-    ``index.npz``. It is built in ``path.<pid>.tmp`` by ``processes`` workers (0: by this one), then renamed;
-    one whose source, crops or settings differ is replaced.
+    ``index.npz``. It is built in ``path.<random>.tmp`` by ``processes`` workers (0: by this one), then
+    renamed; one whose source, crops or settings differ is replaced. Several runs may build it at once.
     """
 
     def __init__(
@@ -90,19 +92,29 @@ class CropCache:
     def _is_current(self) -> bool:
         if not self._path.exists():
             return False
-        with np.load(self._path / "index.npz") as index:
-            stored, total = str(index["key"]), int(index["total"])
+        try:
+            with open(self._path / "index.npz", "rb") as file, np.load(file) as index:
+                stored, total = str(index["key"]), int(index["total"])
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):  # cut short by a crash
+            return False
         data = self._path / "pixels.bin"
         return stored == self._key and data.is_file() and data.stat().st_size == total
 
     def _build(self, crops: _Crops, workers: int) -> None:
-        temporary = self._path.with_name(f"{self._path.name}.{os.getpid()}.tmp")
+        # Not the process id: in a container it is often that of the last, killed run.
+        temporary = self._path.with_name(f"{self._path.name}.{uuid.uuid4().hex[:8]}.tmp")
         temporary.mkdir(parents=True)
         try:
             self._write(crops, workers, temporary)
+            if self._is_current():  # another run was quicker, and reads from it by now
+                return
             if self._path.exists():
                 shutil.rmtree(self._path)
-            temporary.rename(self._path)
+            try:
+                temporary.rename(self._path)
+            except OSError:
+                if not self._is_current():
+                    raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 

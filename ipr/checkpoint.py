@@ -44,8 +44,10 @@ def write_atomic(path: str | os.PathLike[str], data: bytes | memoryview) -> None
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:  # a full disk does not say where it is full
+            error.filename = os.fspath(path)
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
@@ -63,7 +65,8 @@ def save(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
 def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The checkpoint's dict, tensors on the CPU. Files of the ECCV 2018 code load too, without ``config``."""
     if not Path(path).is_file():
-        raise CheckpointMissing(f"no checkpoint at {path}")
+        folder = ": it is a directory, name a file in it" if Path(path).is_dir() else ""
+        raise CheckpointMissing(f"no checkpoint at {path}{folder}")
     with open(path, "rb") as file:
         try:
             state = torch.load(file, map_location="cpu", weights_only=True)

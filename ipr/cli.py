@@ -7,7 +7,10 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn
+
+import torch
 
 from ipr.checkpoint import CheckpointMissing
 from ipr.config import ConfigError
@@ -24,8 +27,24 @@ class Parser(argparse.ArgumentParser):
 
 def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """(file names, ``dotted.key=value`` overrides) of a command's words."""
-    overrides = [word for word in words if re.match(r"[A-Za-z_][\w.]*=", word)]
+    overrides = [word for word in words if re.match(r"[^=/\\]+=", word)]  # a path with = in it has a folder
     return [word for word in words if word not in overrides], overrides
+
+
+def take_flag(overrides: Sequence[str], name: str) -> tuple[bool, list[str]]:
+    """The last ``name=true`` or ``name=false`` of the words (False where there is none), and the others."""
+    said = [word for word in overrides if word.startswith(f"{name}=")]
+    if wrong := [word for word in said if word not in (f"{name}=true", f"{name}=false")]:
+        raise UsageError(f"{wrong[0]}: {name} is true or false")
+    return said[-1:] == [f"{name}=true"], [word for word in overrides if word not in said]
+
+
+def new_file(text: str) -> Path:
+    """Of an argument: a file to be written at the end, whose directory must be there from the start."""
+    path = Path(text)
+    if not path.parent.is_dir() or path.is_dir():
+        raise argparse.ArgumentTypeError(f"cannot write {path}: it is a directory, or is in none")
+    return path
 
 
 def run(program: Callable[[], None]) -> int:
@@ -42,7 +61,7 @@ def run(program: Callable[[], None]) -> int:
     except BrokenPipeError:  # whoever read our output has left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing left to fail at exit
         return 1
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError, torch.OutOfMemoryError) as error:
         if sys.flags.dev_mode:
             raise
         print(f"error: {_message(error)}", file=sys.stderr)

@@ -14,7 +14,7 @@ import torch
 import yaml
 
 import ipr
-from ipr import checkpoint, config, loader, model, ops, validation
+from ipr import checkpoint, choices, config, loader, model, ops, validation
 from ipr.config import ConfigError, OptimizerConfig, RunConfig, ScheduleConfig
 from ipr.runlog import RunLog
 from ipr.types import Batch, Poses, PoseTable
@@ -49,17 +49,24 @@ def train(run: RunConfig, out: Path, *, resume: bool = False, cache: Path | None
     continues from out/latest.pt as if the run had never stopped.
     """
     run = validation.settle(run)
+    refuse_blind_loss(run)
     saved = checkpoint.load(out / "latest.pt") if resume else None
     if saved is not None:
+        refuse_unresumable(saved, out / "latest.pt")
         refuse_other_config(run, checkpoint.resolved_config(saved, out / "latest.pt"), out)
     out.mkdir(parents=True, exist_ok=True)
     resolved = yaml.safe_dump(config.to_dict(run), sort_keys=False)
     checkpoint.write_atomic(out / "config.yaml", resolved.encode())
-    trainer = Trainer(run, out, validation.load_data(run, cache or out / "cache"))
-    if saved is not None:
-        trainer.restore(saved)
-    else:
-        trainer.save("latest.pt", {})  # Ctrl-C has something to resume from, a full disk shows at once
+    try:
+        trainer = Trainer(run, out, validation.load_data(run, cache or out / "cache"))
+        if saved is not None:
+            trainer.restore(saved)
+        else:
+            trainer.save("latest.pt", {})  # Ctrl-C has something to resume from, a full disk shows at once
+    except BaseException:
+        if saved is None:  # nothing has begun: the next attempt may have the directory
+            (out / "config.yaml").unlink(missing_ok=True)
+        raise
     return trainer.finish()
 
 
@@ -74,6 +81,23 @@ def learning_rate(
         return optimizer.lr * (1 + math.cos(math.pi * (step - schedule.warmup_steps) / length)) / 2
     epoch = step // steps_per_epoch + 1
     return optimizer.lr * schedule.factor ** sum(epoch >= milestone for milestone in schedule.milestones)
+
+
+def refuse_blind_loss(run: RunConfig) -> None:
+    """A loss of marginals needs a head that makes some; the parts do not know each other."""
+    loss, head = run.loss, run.model.head
+    if getattr(loss, "needs_volume", False) and not getattr(head, "has_volume", True):
+        name, other = choices.name_of(loss), choices.name_of(head)
+        raise ConfigError(f"loss: {name} needs the marginals of a volume, the head {other} has none: use l1")
+
+
+def refuse_unresumable(saved: Mapping[str, Any], path: Path) -> None:
+    missing = [key for key in ("optimizer", "rng", *Progress._fields) if key not in saved]
+    if missing:
+        raise checkpoint.CheckpointError(
+            f"{path} cannot be resumed, it lacks {', '.join(missing)}: "
+            f"to start a new run from its weights, give model.weights={path}"
+        )
 
 
 def refuse_other_config(run: RunConfig, saved: Mapping[str, Any], out: Path) -> None:
@@ -241,7 +265,8 @@ class Trainer:
         checkpoint.write_atomic(path, json.dumps(record, indent=1).encode())
         raise RunError(
             f"the loss is {value} in epoch {self.progress.epoch + 1}: {path} lists the people of the batch, "
-            f"{self.out / 'latest.pt'} has the last good weights (a lower optimizer.lr may help)"
+            f"{self.out / 'latest.pt'} has the last good weights (a lower optimizer.lr may help; a new run "
+            "starts from them with model.weights=...)"
         )
 
     def save(self, name: str, scores: dict[str, float]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 import tempfile
@@ -25,44 +26,42 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = "CHECKPOINT | key=value"
     parser.add_argument("words", nargs="+", metavar=words, help="flip=true: average with the mirror image")
     parser.add_argument("--config", type=Path, help="configuration to use instead of the checkpoint's own")
-    parser.add_argument("--json", type=Path, help="write the scores to this file")
-    parser.add_argument("--save", type=Path, help="write the poses to this .npz file")
+    parser.add_argument("--json", type=cli.new_file, help="write the scores to this file")
+    parser.add_argument("--save", type=cli.new_file, help="write the poses to this .npz file")
     parser.add_argument("--cache", type=Path, help="directory of rendered crops (default: none is kept)")
     options = parser.parse_intermixed_args(arguments)
     files, overrides = cli.split_words(options.words)
     if not files:
         raise UsageError("no checkpoint given")
-    flip = "flip=true" in overrides
-    overrides = [word for word in overrides if word not in ("flip=true", "flip=false")]
+    flip, overrides = cli.take_flag(overrides, "flip")
 
     states = [checkpoint.load(file) for file in files]
     runs = [
         load_config(state, file, options.config, overrides) for state, file in zip(states, files, strict=True)
     ]
-    run, decoding = runs[0], states[0].get("decoding", {})
+    run = runs[0]
     for key in SHARED:
         for file, other in zip(files, runs, strict=True):
-            if getattr(other, key) != getattr(run, key):
-                here, there = getattr(run, key), getattr(other, key)
+            here, there = getattr(run, key), getattr(other, key)
+            if here != there:
                 raise UsageError(f"no ensemble: {key} is {here} in {files[0]} and {there} in {file}")
     device = validation.pick_device()
     networks = [model.load_network(file, own).to(device) for file, own in zip(files, runs, strict=True)]
     with tempfile.TemporaryDirectory() as temporary:
         table = validation.load_valid(run, options.cache or Path(temporary))
-        bone_length = decoding.get("mean_bone_length_mm")
-        poses = validation.predict(networks, table, run, flip=flip, mean_bone_length_mm=bone_length)
+        length = states[0].get("decoding", {}).get("mean_bone_length_mm")
+        poses = validation.predict(networks, table, run, flip=flip, mean_bone_length_mm=length)
     scores = validation.score(poses, table, run)
     protocol = validation.protocol(run, flip=flip, networks=len(networks))
     record = {"checkpoints": files, "people": len(table), "protocol": protocol, "scores": scores}
+    baselines = validation.saved_baselines(states[0], run)
+    print(visualize.table(scores, baselines, protocol), flush=True)  # first: the files may fail
     if options.json:
         checkpoint.write_atomic(options.json, (json.dumps(record, indent=1) + "\n").encode())
     if options.save:
-        np.savez(
-            options.save, **{name: value for name, value in poses._asdict().items() if value is not None}
-        )
-    same_rows = states[0].get("config", {}).get("data", {}).get("valid") == config.to_dict(run.data.valid)
-    baselines = decoding["baselines"] if same_rows else validation.measured_baselines(run.data.valid)
-    print(visualize.table(scores, baselines, protocol))
+        buffer = io.BytesIO()
+        np.savez(buffer, **{name: value for name, value in poses._asdict().items() if value is not None})
+        checkpoint.write_atomic(options.save, buffer.getbuffer())
 
 
 def load_config(
@@ -72,7 +71,7 @@ def load_config(
     if path is not None:
         run = config.load(path, overrides)
     else:
-        run = config.override(config.from_dict(checkpoint.resolved_config(state, file)), overrides)
+        run = config.override(config.from_dict(checkpoint.resolved_config(state, file), file), overrides)
     return validation.settle(run)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
+from types import TracebackType
 from typing import Any
 
 import cv2
@@ -16,6 +18,8 @@ from ipr.augment import draw
 from ipr.config import AugmentConfig, DepthConfig, PatchConfig
 from ipr.geometry import apply_affine, clip_region, crop_box, img_to_norm, invert_affine
 from ipr.types import Batch, Pixels, PoseTable, Region, Skeleton, Warp
+
+DEPTH_UNITS = {"rect3d": "mm", "box": "px"}  # what each depth rule takes
 
 
 def touched_region(
@@ -51,7 +55,7 @@ class Mix(Dataset[Batch]):
         self.seed = seed
         if not self.tables:
             raise ValueError("no tables: a loader needs at least one")
-        unit = {"rect3d": "mm", "box": "px"}[depth.rule]
+        unit = DEPTH_UNITS[depth.rule]
         for index, table in enumerate(self.tables):
             if len(table) == 0:
                 raise ValueError(f"table {index} is empty: it has no rows to load")
@@ -167,6 +171,13 @@ def start_worker(_: int = 0) -> None:
     """One thread in each worker process: they are many already, and OpenMP's pool does not survive a fork."""
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+    sys.excepthook = _unless_abandoned
+
+
+def _unless_abandoned(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A thread that hands tensors over dies when Ctrl-C ends the other side: that needs no traceback."""
+    if not isinstance(error, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, trace)
 
 
 def make_loader(

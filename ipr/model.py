@@ -48,7 +48,7 @@ def load_network(
     """
     state = checkpoint.load(path)
     if config is None:
-        config = configs.from_dict(checkpoint.resolved_config(state, path))
+        config = configs.from_dict(checkpoint.resolved_config(state, path), str(path))
     elif not isinstance(config, RunConfig):
         config = configs.load(config)
     network = _fresh(config)

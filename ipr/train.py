@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,15 +38,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.resume and not files:
         saved = checkpoint.load(out / "latest.pt")
         resolved = checkpoint.resolved_config(saved, out / "latest.pt")
-        run = config.override(config.from_dict(resolved), overrides)
+        run = config.override(config.from_dict(resolved, str(out / "latest.pt")), overrides)
     else:
         run = config.load(files[0] if files else None, overrides)
     if not options.resume and holds_run(out):
-        raise UsageError(f"{out} already holds a run: give another --out, or --resume to continue it")
+        begun = (out / "latest.pt").exists()
+        other = "--resume to continue it" if begun else "delete it: it ended before its first checkpoint"
+        raise UsageError(f"{out} already holds a run: give another --out, or {other}")
     try:
         outcome = engine.train(run, out, resume=options.resume, cache=options.cache)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"continue with python -m ipr.train --resume --out {out}") from None
+        if not (out / "latest.pt").exists():
+            raise
+        cache = ["--cache", str(options.cache)] if options.cache else []
+        command = shlex.join(["python", "-m", "ipr.train", "--resume", "--out", str(out), *cache])
+        raise KeyboardInterrupt(f"continue with {command}") from None
 
     rows = np.linspace(0, len(outcome.valid) - 1, min(PICTURED, len(outcome.valid))).round().astype(int)
     original = run.data.located(run.data.valid).build()  # its images are sharper than the rendered crops

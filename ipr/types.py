@@ -175,11 +175,14 @@ class Batch(NamedTuple):
 
 
 class NetworkOutput(NamedTuple):
-    """What a network says of each joint. A head without a volume knows neither sigma nor score (None)."""
+    """What a network says of each joint. A head without a volume knows its coordinates only."""
 
     joints_norm: torch.Tensor  # [B, J, 3]
     sigma_norm: torch.Tensor | None  # [B, J, 3] standard deviation of the joint's distribution
     score: torch.Tensor | None  # [B, J] in 0..1
+    marginals: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = (
+        None  # [B, J, W], [B, J, H], [B, J, D]
+    )
 
 
 class Poses(NamedTuple):

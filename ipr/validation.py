@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -44,8 +44,8 @@ def pick_device() -> torch.device:
 def settle(run: RunConfig) -> RunConfig:
     """The run with what depends on this machine decided, so that its checkpoints say what was used.
 
-    ``precision: auto`` becomes bf16 on GPUs from Ampere on and on processors with AMX, else fp32: without matrix
-    units, bf16 slows narrow trunks down.
+    ``precision: auto`` becomes bf16 on GPUs from Ampere on and on processors with AMX, else fp32: without
+    matrix units, bf16 slows narrow trunks down.
     """
     if run.model.precision != "auto":
         return run
@@ -78,6 +78,11 @@ def load_table(run: RunConfig, dataset: Any, name: str, margin: float, cache: Pa
         raise RunError(f"{name} is empty: {config.to_dict(dataset)} has no rows")
     if table.skeleton != by_name(run.skeleton):
         raise ConfigError(f"skeleton: {run.skeleton}, but {name} has the joints of {table.skeleton.name}")
+    if table.depth_unit != loader.DEPTH_UNITS[run.depth.rule] and table.weight[..., 2].any():
+        raise ConfigError(
+            f"depth.rule: {run.depth.rule} takes depth in {loader.DEPTH_UNITS[run.depth.rule]}, "
+            f"but {name} has it in {table.depth_unit}"
+        )
     if not run.data.cache or not hasattr(table.image, "fingerprint"):
         return table
     crops = geometry.crop_box(table.boxes_xywh, table.box_rule, run.patch.width / run.patch.height)
@@ -166,15 +171,20 @@ def predict(
     )
     outputs, maps, scales = [], [], []
     for batch in batches:
-        outputs.append(forward(networks, batch.to(device), run, flip=flip))
+        output = forward(networks, batch.to(device), run, flip=flip)
+        outputs.append(output._replace(marginals=None))  # these are for losses, and large
         maps.append(batch.img_to_patch)
         scales.append(batch.depth_scale)
-    joints, sigmas, scores = zip(*outputs, strict=True)
     output = NetworkOutput(
-        torch.cat(joints),
-        None if sigmas[0] is None else torch.cat(sigmas),
-        None if scores[0] is None else torch.cat(scores),
+        torch.cat([output.joints_norm for output in outputs]),
+        _cat([output.sigma_norm for output in outputs]),
+        _cat([output.score for output in outputs]),
     )
+    if bad := int((~output.joints_norm.isfinite().all(2).all(1)).sum()):
+        raise RunError(
+            f"the network's coordinates are not finite for {bad} of {len(table)} people: "
+            "its weights are broken (in training, a lower optimizer.lr may help)"
+        )
     return decode(
         output,
         torch.cat(maps),
@@ -188,11 +198,19 @@ def predict(
     )
 
 
+def _cat(values: Sequence[Tensor | None]) -> Tensor | None:
+    known = [value for value in values if value is not None]
+    return torch.cat(known) if len(known) == len(values) else None
+
+
 def score(poses: Poses, table: PoseTable, run: RunConfig) -> dict[str, float]:
     """The numbers of all metrics of the run; the first one is what the best checkpoint is chosen by."""
     scores: dict[str, float] = {}
-    for metric in run.metrics:
-        scores |= metric.build()(poses, table)
+    for index, metric in enumerate(run.metrics):
+        found = metric.build()(poses, table)
+        if twice := sorted(scores.keys() & found.keys()):
+            raise ConfigError(f"metrics.{index}: an earlier metric says {twice[0]!r} already")
+        scores |= found
     return scores
 
 
@@ -213,7 +231,7 @@ def baselines(data: Data, run: RunConfig) -> dict[str, dict[str, float]]:
     found = {}
     if data.valid.joints_cam is not None and any(table.joints_cam is not None for table in data.train):
         found["mean pose"] = score(mean_pose(data), data.valid, run)
-    return found | measured_baselines(run.data.valid)
+    return found | measured_baselines(run)
 
 
 def mean_pose(data: Data) -> Poses:
@@ -237,14 +255,23 @@ def mean_pose(data: Data) -> Poses:
     )
 
 
-def measured_baselines(dataset: Any, folder: Path = MEASURED) -> dict[str, dict[str, float]]:
+def saved_baselines(state: Mapping[str, Any], run: RunConfig) -> dict[str, dict[str, float]]:
+    """Those of a checkpoint, where ``run`` has its rows and metrics; otherwise the measured ones."""
+    own, asked = state.get("config", {}), config.to_dict(run)
+    same_rows = own.get("data", {}).get("valid") == asked["data"]["valid"]
+    if same_rows and own.get("metrics") == asked["metrics"]:
+        return state["decoding"]["baselines"]
+    return measured_baselines(run)
+
+
+def measured_baselines(run: RunConfig, folder: Path = MEASURED) -> dict[str, dict[str, float]]:
     """Those of ``<folder>/<name>_baselines.json``: networks fed less than the picture, measured once.
 
     The file: {"valid": the dataset's options, "measured": provenance, "baselines": {name: scores}}. It
-    answers for no other rows than its own.
+    answers for no other rows than its own, and only for the default metrics.
     """
-    file = folder / f"{choices.name_of(dataset)}_baselines.json"
-    if not file.is_file():
+    file = folder / f"{choices.name_of(run.data.valid)}_baselines.json"
+    if not file.is_file() or run.metrics != RunConfig().metrics:
         return {}
     content = json.loads(file.read_text())
-    return content["baselines"] if content["valid"] == config.to_dict(dataset) else {}
+    return content["baselines"] if content["valid"] == config.to_dict(run.data.valid) else {}

@@ -141,7 +141,7 @@ def table(scores: dict[str, float], baselines: dict[str, dict[str, float]], prot
         cells = "  ".join(f"{row[name]:18.2f}" if name in row else f"{'':18}" for name in overall)
         ratio = (
             f"  the prediction has {overall[primary] / row[primary]:.3f} of it"
-            if label != "prediction"
+            if label != "prediction" and primary in row
             else ""
         )
         lines.append(f"{label:{width}}  {cells}{ratio}")

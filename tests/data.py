@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from ipr.config import AugmentConfig
 from ipr.geometry import cam_to_img
 from ipr.skeleton import by_name
 from ipr.types import BoxRule, Camera, Pixels, PoseTable, Region
+
+# The original's augmentation, which turns and scales more than the embedded run's
+AUGMENT = AugmentConfig(scale=0.25, rotation=30.0, rotation_probability=0.6, flip=0.5, color=0.2)
 
 
 class ArrayImages:

@@ -16,7 +16,7 @@ TINY = (
     *("patch.height=32", "patch.width=32", "model.precision=fp32"),
     *("model.backbone.width=8", "model.backbone.stages=4", "model.backbone.stem_pool=false"),
     *("model.head.deconv_layers=2", "model.head.filters=16", "model.head.depth_bins=4"),
-    *("schedule.epochs=2", "schedule.warmup_steps=2"),
+    *("schedule.epochs=2", "schedule.warmup_steps=2", "optimizer.lr=3e-3"),
 )
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from ipr.augment import draw
-from ipr.config import AugmentConfig
 from ipr.geometry import apply_affine, crop_affine, depth_scale, img_to_norm
 from ipr.skeleton import by_name
 from ipr.types import DepthRule, Warp
 from tests.conftest import Tolerance
+from tests.data import AUGMENT
 
 PATCH = Path(__file__).parent / "golden" / "patch"
 CROP = np.array([300.0, 200.0, 150.0, 200.0])
@@ -57,7 +58,7 @@ def test_labels_are_the_originals(tolerance: Tolerance) -> None:
 
 
 def test_a_draw_depends_on_seed_epoch_and_row_alone() -> None:
-    config, rule = AugmentConfig(), DepthRule()
+    config, rule = AUGMENT, DepthRule()
     keys = [(seed, epoch, row) for seed in (0, 7) for epoch in (0, 3) for row in range(20)]
     warps = {key: draw(config, *key, CROP, SIZE, rule) for key in keys}
     for key in reversed(keys):
@@ -67,7 +68,7 @@ def test_a_draw_depends_on_seed_epoch_and_row_alone() -> None:
 
 
 def test_distributions_are_the_originals() -> None:
-    config, rule = AugmentConfig(), DepthRule("rect3d", 2000.0)
+    config, rule = AUGMENT, DepthRule("rect3d", 2000.0)
     warps = [draw(config, 1, 0, row, CROP, SIZE, rule) for row in range(4000)]
     linear = np.stack([warp.img_to_patch[:, :2] for warp in warps])
     flips = np.array([warp.flip for warp in warps])
@@ -95,8 +96,8 @@ def test_distributions_are_the_originals() -> None:
 def test_switching_one_kind_off_leaves_the_others() -> None:
     rule = DepthRule()
     for row in range(20):
-        full = draw(AugmentConfig(), 0, 0, row, CROP, SIZE, rule)
-        still = draw(AugmentConfig(rotation=0.0), 0, 0, row, CROP, SIZE, rule)
+        full = draw(AUGMENT, 0, 0, row, CROP, SIZE, rule)
+        still = draw(replace(AUGMENT, rotation=0.0), 0, 0, row, CROP, SIZE, rule)
         assert full.flip == still.flip and full.depth_scale == still.depth_scale
         np.testing.assert_array_equal(full.color, still.color)
 

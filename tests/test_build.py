@@ -101,8 +101,11 @@ def test_library_needs_no_python_and_names_no_path(site: Path, source: Path) -> 
 def test_instruction_sets_share_no_code(wheel: Path, source: Path) -> None:
     """Of a function in two objects one copy is linked: an AVX-512 one would end programs on older CPUs."""
     for isa in _library.build_info().isas:
-        for path in (source / "build/ops/CMakeFiles" / f"ipr_kernels_{isa}.dir").rglob("*.o"):
+        objects = list((source / "build/ops/CMakeFiles" / f"ipr_kernels_{isa}.dir").rglob("*.o"))
+        assert len(objects) == len(list((source / "csrc/cpu").glob("*_kernel.cpp"))) > 0
+        for path in objects:
             table = output("nm", "--demangle", "--defined-only", "--extern-only", path, cwd=source)
+            assert f"ipr::cpu::{isa}::" in table
             foreign = [line for line in table.splitlines() if f"ipr::cpu::{isa}::" not in line]
             assert not foreign, f"{isa}: {foreign}"
 
@@ -128,20 +131,16 @@ def test_cpp_program_finds_and_runs_the_operators(site: Path, tmp_path: Path) ->
     ask = (sys.executable, "-m", "ipr.ops", "--cmake-prefix")
     prefix = output(*ask, cwd=tmp_path, PYTHONPATH=str(site)).strip()
     assert prefix == str(site / "ipr")
-    configure = (
-        "cmake",
-        "-S",
-        ROOT / "tests/cpp",
-        "-B",
-        tmp_path,
-        "-G",
-        "Ninja",
-        f"-DCMAKE_PREFIX_PATH={prefix}",
-    )
-    alone = run(*configure, cwd=tmp_path)
-    assert alone.returncode != 0
-    assert "Give -DIPR_TORCH_DIR=" in " ".join(alone.stderr.split())
-    output(*configure, f"-DIPR_TORCH_DIR={TORCH}", cwd=tmp_path)
+    configure = ("cmake", "-S", ROOT / "tests/cpp", "-G", "Ninja", f"-DCMAKE_PREFIX_PATH={prefix}")
+    # The folder that is named, or none: not another torch that happens to lie beside the package.
+    shutil.copytree(site, tmp_path / "site")
+    (tmp_path / "site/torch").symlink_to(TORCH)
+    misled = ("-DIPR_TORCH_DIR=/no/torch", f"-DCMAKE_PREFIX_PATH={tmp_path}/site/ipr")
+    for build, arguments in (("alone", ()), ("misled", misled)):
+        lacking = run(*configure, "-B", build, *arguments, cwd=tmp_path)
+        assert lacking.returncode != 0
+        assert "Give -DIPR_TORCH_DIR=" in " ".join(lacking.stderr.split())
+    output(*configure, "-B", tmp_path, f"-DIPR_TORCH_DIR={TORCH}", cwd=tmp_path)
     output("cmake", "--build", tmp_path, cwd=tmp_path)
     assert output(tmp_path / "user", cwd=tmp_path).split() == ["2.000", "1.000", "3.000"]
 
@@ -154,9 +153,21 @@ def test_in_place_build_is_found_and_finds_torch(wheel: Path, source: Path, tmp_
 
 
 def test_plain_cmake_says_what_it_lacks(source: Path, tmp_path: Path) -> None:
-    lacking = run("cmake", "-S", source, "-B", tmp_path, "-G", "Ninja", cwd=tmp_path)
-    assert lacking.returncode != 0
-    assert "Give -DIPR_TORCH_DIR=" in " ".join(lacking.stderr.split())
+    old = tmp_path / "old"
+    header = old / "include/torch/headeronly/version.h"
+    header.parent.mkdir(parents=True)
+    names = zip(("MAJOR", "MINOR", "PATCH"), (2, 10, 1), strict=True)
+    header.write_text("".join(f"#define TORCH_VERSION_{name} {number}\n" for name, number in names))
+    for argument, found in (("-DIPR_TORCH_DIR=", "''"), (f"-DIPR_TORCH_DIR={old}", "'2.10.1'")):
+        lacking = run("cmake", "-S", source, "-B", tmp_path / "b", "-G", "Ninja", argument, cwd=tmp_path)
+        assert lacking.returncode != 0
+        assert f"(found: {found}). Give -DIPR_TORCH_DIR=" in " ".join(lacking.stderr.split())
+
+
+def test_setup_py_names_a_wrong_torch_folder(source: Path, tmp_path: Path) -> None:
+    command = (sys.executable, "setup.py", "build_ext", "--inplace")
+    wrong = run(*command, cwd=source, IPR_TORCH_DIR=str(tmp_path))
+    assert wrong.returncode != 0 and f"IPR_TORCH_DIR={tmp_path}: no torch >= 2.11 found" in wrong.stderr
 
 
 def test_plain_cmake_gives_a_library_that_torch_loads(plain: Path) -> None:

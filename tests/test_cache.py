@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from ipr.cache import CropCache
-from ipr.config import AugmentConfig, DepthConfig, PatchConfig
+from ipr.config import DepthConfig, PatchConfig
 from ipr.geometry import crop_box
 from ipr.loader import Mix, batch_to_patches
 from ipr.types import Pixels, Region
-from tests.data import ArrayImages, random_images, random_table
+from tests.data import AUGMENT, ArrayImages, random_images, random_table
 
 CROPS = np.array([[80.0, 60.0, 40.0, 50.0], [10.0, 100.0, 60.0, 30.0], [150.0, 20.0, 20.0, 20.0]] * 7)
 SIZE = (120, 160)
@@ -87,6 +87,33 @@ def test_damaged_pixels_are_rendered_again(tmp_path: Path) -> None:
     np.testing.assert_array_equal(cache.read(20, Region(0, 0, 1, 1), 1).data, expected)
 
 
+@pytest.mark.parametrize("keep", [0, 10, 0.5])
+def test_a_damaged_index_is_made_again(tmp_path: Path, keep: float) -> None:
+    path, images = tmp_path / "crops", _images()
+    CropCache(ArrayImages(images), CROPS, 64, 0.5, path, processes=0)
+    index = (path / "index.npz").read_bytes()
+    (path / "index.npz").write_bytes(index[: int(keep * len(index)) if isinstance(keep, float) else keep])
+    CropCache(ArrayImages(images), CROPS, 64, 0.5, path, processes=0)
+    assert (path / "index.npz").read_bytes() == index
+
+
+def test_two_runs_may_build_one_cache(tmp_path: Path) -> None:
+    """The slower one takes what the quicker one, which may read from it already, has left."""
+    path, images = tmp_path / "crops", _images()
+
+    class Slow(ArrayImages):
+        def read(self, row: int, region: Region, scale: float) -> Pixels:
+            if not path.exists():
+                CropCache(ArrayImages(images), CROPS, 64, 0.5, path, processes=0)
+                stamps.append((path / "pixels.bin").stat().st_ino)
+            return super().read(row, region, scale)
+
+    stamps: list[int] = []
+    CropCache(Slow(images), CROPS, 64, 0.5, path, processes=0)
+    assert stamps == [(path / "pixels.bin").stat().st_ino]
+    assert [file.name for file in tmp_path.iterdir()] == ["crops"]
+
+
 def test_a_failed_build_leaves_the_old_cache(tmp_path: Path) -> None:
     path, images = tmp_path / "crops", _images()
     CropCache(ArrayImages(images), CROPS, 64, 0.5, path, processes=0)
@@ -126,7 +153,7 @@ def test_training_from_the_cache_is_training_from_the_source(tmp_path: Path) -> 
     crops = crop_box(table.boxes_xywh, table.box_rule, 1.0)
     assert isinstance(table.image, ArrayImages)
     cache = CropCache(table.image, crops, 64, 1.0, tmp_path / "crops", processes=0)
-    patch, augment = PatchConfig(height=32, width=32), AugmentConfig()
+    patch, augment = PatchConfig(height=32, width=32), AUGMENT
     batches = [
         Mix([source], patch, DepthConfig(), augment, seed=0)[0, range(10)]
         for source in (table, dataclasses.replace(table, image=cache))

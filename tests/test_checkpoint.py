@@ -48,7 +48,7 @@ except OSError as error:
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("refused:")
+    assert done.stdout.startswith("refused:") and str(path) in done.stdout
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["latest.pt"]
 

@@ -198,7 +198,8 @@ def test_overrides() -> None:
 
 
 def test_override_of_a_name_replaces_the_choice() -> None:
-    run = config.load(None, ["model.head.name=direct", "data.valid.name=h36m", "data.valid.split=validmin"])
+    h36m = ["data.valid.name=h36m", "data.valid.split=validmin"]
+    run = config.load(None, ["model.head.name=direct", *h36m])
     assert run.model.head == choices.load("heads", "direct").Config()
     assert run.data.valid == choices.load("datasets", "h36m").Config(split="validmin")
     same = config.load(None, ["model.head.name=integral"])
@@ -272,6 +273,8 @@ def test_from_dict_is_strict() -> None:
     tree["data"]["train"][0]["colour"] = 1
     with pytest.raises(ConfigError, match=r"^data\.train\.0\.colour: unknown key"):
         config.from_dict(tree)
+    with pytest.raises(ConfigError, match=r"^run/latest\.pt: data\.train\.0\.colour: unknown key"):
+        config.from_dict(tree, "run/latest.pt")
 
 
 def test_data_root(monkeypatch: pytest.MonkeyPatch) -> None:

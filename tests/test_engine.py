@@ -61,7 +61,7 @@ def test_cosine_falls_to_zero_after_a_linear_warm_up() -> None:
 
 
 def test_a_batch_is_learnt_by_heart(tmp_path: Path) -> None:
-    run = tiny_run("schedule.warmup_steps=0")
+    run = tiny_run("schedule.warmup_steps=0", "loss.name=l1")
     trainer = Trainer(run, tmp_path, tiny_data(run, tmp_path))
     batch = next(iter(trainer.batches))
     trainer.network.train()
@@ -201,6 +201,30 @@ def test_a_dataset_with_other_joints_is_refused(tmp_path: Path) -> None:
         validation.load_table(tiny_run(), People(12, "coco_17"), "data.valid", 0.1, tmp_path)
 
 
+def test_a_dataset_with_depth_in_another_unit_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"depth\.rule: box takes depth in px, but data\.valid has it in mm"
+    ):
+        validation.load_table(tiny_run("depth.rule=box"), People(6), "data.valid", 0.1, tmp_path)
+    assert not list(tmp_path.iterdir())  # said before anything is rendered
+
+
+def test_metrics_of_the_same_name_are_refused() -> None:
+    run = tiny_run("metrics=[{name: mpjpe}, {name: mpjpe, joints: 18}]")
+    table = random_table(4)
+    with pytest.raises(ConfigError, match=r"metrics\.1: an earlier metric says 'MPJPE mm' already"):
+        validation.score(validation.mean_pose(Data((table,), table)), table, run)
+
+
+def test_coordinates_that_are_not_finite_are_no_score(tmp_path: Path) -> None:
+    run = tiny_run()
+    trainer = Trainer(run, tmp_path, tiny_data(run, tmp_path))
+    with torch.no_grad():
+        next(trainer.network.parameters()).fill_(math.nan)
+    with pytest.raises(RunError, match="not finite for 12 of 12 people"):
+        trainer.validate()
+
+
 def test_crops_are_rendered_once(tmp_path: Path) -> None:
     """One folder per set and patch size, used again, with the same pixels wherever it is made."""
 
@@ -233,13 +257,14 @@ def test_mean_pose_baseline() -> None:
 
 
 def test_measured_baselines_answer_for_their_rows_only(tmp_path: Path) -> None:
-    valid, other = tiny_run().data.valid, tiny_run("data.valid.seed=1").data.valid
-    assert validation.measured_baselines(valid, tmp_path) == {}
+    run = tiny_run()
+    assert validation.measured_baselines(run, tmp_path) == {}
     scores = {"constant image": {"MPJPE mm": 250.0}, "silhouettes": {"MPJPE mm": 150.0}}
-    content = {"valid": config.to_dict(valid), "measured": {"ipr": "0.1.0"}, "baselines": scores}
+    content = {"valid": config.to_dict(run.data.valid), "measured": {"ipr": "0.1.0"}, "baselines": scores}
     (tmp_path / "synthetic_baselines.json").write_text(json.dumps(content))
-    assert validation.measured_baselines(valid, tmp_path) == scores
-    assert validation.measured_baselines(other, tmp_path) == {}
+    assert validation.measured_baselines(run, tmp_path) == scores
+    assert validation.measured_baselines(tiny_run("data.valid.seed=1"), tmp_path) == {}
+    assert validation.measured_baselines(tiny_run("metrics.0.joints=18"), tmp_path) == {}
 
 
 def test_flip_merge_as_the_original(tolerance: Any) -> None:
@@ -272,5 +297,5 @@ def test_mirror_twice_is_the_identity() -> None:
 def test_average_keeps_what_all_know() -> None:
     full = NetworkOutput(torch.ones(1, 2, 3), torch.ones(1, 2, 3), torch.zeros(1, 2))
     bare = NetworkOutput(torch.zeros(1, 2, 3), None, torch.ones(1, 2))
-    joints, sigma, score = validation.average([full, bare])
-    assert sigma is None and (joints == 0.5).all() and (score == 0.5).all()
+    mean = validation.average([full, bare])
+    assert mean.sigma_norm is None and (mean.joints_norm == 0.5).all() and (mean.score == 0.5).all()

@@ -50,8 +50,9 @@ def test_printed_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None
     decoding = checkpoint.load(path)["decoding"]
     assert f"{decoding['scores']['MPJPE mm']:.2f}" in printed
     assert f"{decoding['baselines']['mean pose']['MPJPE mm']:.2f}" in printed
-    assert call(path, "data.valid.seed=7") == 0  # other people: the stored baseline is not theirs
-    assert "mean pose" not in capsys.readouterr().out
+    for other in ("data.valid.seed=7", "metrics.0.joints=18"):  # the stored baseline is not of these numbers
+        assert call(path, other) == 0
+        assert "mean pose" not in capsys.readouterr().out
 
 
 def test_flip(folder: Path, tmp_path: Path) -> None:
@@ -60,7 +61,7 @@ def test_flip(folder: Path, tmp_path: Path) -> None:
     assert "flip test on" in flipped["protocol"]
     assert flipped["scores"]["MPJPE mm"] != plain["scores"]["MPJPE mm"]
     assert np.abs(merged["joints_img"] - poses["joints_img"]).mean() > 1
-    same, _ = evaluated(tmp_path, path, "flip=false")
+    same, _ = evaluated(tmp_path, path, "flip=true", "flip=false")  # the last word counts
     assert same["scores"] == plain["scores"]
 
 
@@ -71,6 +72,13 @@ def test_ensemble_is_the_mean_of_coordinates(folder: Path, tmp_path: Path) -> No
     assert np.abs(alone[0] - alone[1]).mean() > 5
     np.testing.assert_allclose(together["joints_img"], (alone[0] + alone[1]) / 2, atol=1e-2)
     assert "mean of 2 networks" in record["protocol"]
+
+
+def test_poses_are_saved_under_the_name_given(folder: Path, tmp_path: Path) -> None:
+    assert call(folder / "seed0" / "latest.pt", "--save", tmp_path / "poses") == 0
+    assert [file.name for file in tmp_path.iterdir()] == ["poses"]
+    with np.load(tmp_path / "poses") as poses:
+        assert poses["joints_img"].shape == (12, 18, 2)
 
 
 def test_config_replaces_the_checkpoints_own(folder: Path, tmp_path: Path) -> None:
@@ -94,7 +102,10 @@ def test_config_replaces_the_checkpoints_own(folder: Path, tmp_path: Path) -> No
             "another architecture: head.features.6.weight is [72, 16, 1, 1]",
         ),
         (["{path}", "data.valid.seeds=1"], 2, "seeds"),
-        (["{path}", "flip=maybe"], 2, "flip"),
+        (["{path}", "flip=maybe"], 2, "flip is true or false"),
+        (["{path}", "--json", "nowhere/scores.json"], 2, "cannot write nowhere/scores.json"),
+        (["{path}", "--save", "."], 2, "cannot write ."),
+        (["."], 2, "no checkpoint at .: it is a directory"),
         (["flip=true"], 2, "no checkpoint given"),
         (["{path}", "--config", "missing.yaml"], 2, "missing.yaml"),
     ],

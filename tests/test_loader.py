@@ -17,12 +17,12 @@ from ipr.config import AugmentConfig, DepthConfig, PatchConfig
 from ipr.geometry import crop_affine
 from ipr.loader import EpochSampler, Mix, batch_labels, batch_to_patches, make_loader, touched_region
 from ipr.types import Batch, Pixels, PoseTable, Region
-from tests.data import ArrayImages, random_images, random_table
+from tests.data import AUGMENT, ArrayImages, random_images, random_table
 
 PATCH = PatchConfig(height=48, width=40)
 PLAIN = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 GOLDEN = Path(__file__).parent / "golden"
-COLORLESS = AugmentConfig(color=0.0)
+COLORLESS = dataclasses.replace(AUGMENT, color=0.0)
 # The results must not depend on it, so two workers are right on one core too.
 FEW_CORES = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 
@@ -32,7 +32,7 @@ def _mix(*tables: PoseTable, augment: AugmentConfig | None = COLORLESS, patch: P
 
 
 def _loader(*tables: PoseTable, **options: Any) -> DataLoader[Batch]:
-    plain: dict[str, Any] = {"augment": AugmentConfig(), "batch": 5, "workers": 0, "seed": 0, "train": True}
+    plain: dict[str, Any] = {"augment": AUGMENT, "batch": 5, "workers": 0, "seed": 0, "train": True}
     return make_loader(tables, PATCH, DepthConfig(), **(plain | options))
 
 
@@ -111,7 +111,7 @@ def test_painted_dots_land_on_their_labels(augment: AugmentConfig | None) -> Non
 
 def test_a_region_holds_all_that_its_warp_sees() -> None:
     table = random_table(30)
-    batch = _mix(table, augment=AugmentConfig())[0, range(30)]
+    batch = _mix(table, augment=AUGMENT)[0, range(30)]
     image_size = table.image.image_size(0)
     assert int(batch.sizes.prod(1).min()) < 0.5 * image_size[0] * image_size[1]  # no whole images
     patches = _patches(batch)
@@ -190,8 +190,8 @@ def test_flip_twice_is_the_identity() -> None:
         depth=table.depth[:, order],
         weight=table.weight[:, order],
     )
-    plain = _mix(table, augment=AugmentConfig(flip=0.0))[1, range(10)]
-    twice = _mix(other, augment=AugmentConfig(flip=1.0))[1, range(10)]
+    plain = _mix(table, augment=dataclasses.replace(AUGMENT, flip=0.0))[1, range(10)]
+    twice = _mix(other, augment=dataclasses.replace(AUGMENT, flip=1.0))[1, range(10)]
     assert twice.flip.all() and not plain.flip.any()
     torch.testing.assert_close(_patches(plain), _patches(twice), rtol=0, atol=0.02)
     for a, b in zip(
@@ -233,7 +233,7 @@ def test_a_rows_sample_is_the_same_in_any_batch() -> None:
 
 def test_tables_do_not_share_their_draws() -> None:
     table = random_table(12)
-    batch = _mix(table, table, augment=AugmentConfig())[0, [3, 12 + 3]]
+    batch = _mix(table, table, augment=AUGMENT)[0, [3, 12 + 3]]
     assert batch.table.tolist() == [0, 1] and batch.row.tolist() == [3, 3]
     assert not torch.equal(batch.color[0], batch.color[1])
 

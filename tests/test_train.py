@@ -17,7 +17,7 @@ import cv2
 import pytest
 import yaml
 
-from ipr import checkpoint, cli, config, ops, runlog, train
+from ipr import checkpoint, cli, config, ops, runlog, train, validation
 from ipr.engine import Trainer
 from tests.runs import TINY, tiny_data, tiny_run
 
@@ -111,6 +111,40 @@ def test_resume_of_a_truncated_checkpoint(
     assert error.count("\n") == 1
 
 
+def test_resume_of_weights_alone(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    state = checkpoint.load(finished / "latest.pt")
+    checkpoint.save(out / "latest.pt", {"network": state["network"], "config": state["config"]})
+    assert call("--out", out, "--resume") == 1
+    error = capsys.readouterr().err
+    assert "cannot be resumed, it lacks optimizer, rng" in error and "model.weights=" in error
+
+
+def test_a_start_that_fails_leaves_the_directory_free(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    assert call("--out", out, *TINY, "data.valid={name: mpii}") == 1  # fails while the data are read
+    assert "MPII" in capsys.readouterr().err
+    assert not train.holds_run(out)
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:  # Ctrl-C while crops are rendered: there is nothing to resume yet
+        patch.setattr(validation, "load_data", interrupted)
+        assert call("--out", out, *TINY) == 130
+    assert capsys.readouterr().err == "\ninterrupted\n"
+    assert call("--out", out, *TINY, "schedule.epochs=1") == 0
+
+
+def test_a_run_killed_before_its_first_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.yaml").touch()
+    assert call("--out", tmp_path, *TINY) == 2
+    assert "delete it: it ended before its first checkpoint" in capsys.readouterr().err
+
+
 def test_resume_needs_no_configuration(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -135,6 +169,10 @@ def test_default_directories_are_numbered(tmp_path: Path, monkeypatch: pytest.Mo
     [
         (["optimizer.lrr=1"], "optimizer.lrr"),
         (["data.train.0.count=many"], "data.train.0.count"),
+        (["data.train[0].count=3"], "unknown key 'train[0]', did you mean 'train'"),
+        (["data.train.0.split=trian"], "did you mean 'train'"),
+        (["metrics=[]"], "at least one metric"),
+        ([f"seed={2**64}"], "seed"),
         (["nowhere.yaml"], "nowhere.yaml"),
         (["a.yaml", "b.yaml"], "one configuration at most"),
         (["--colour", "red"], "--colour"),
@@ -151,9 +189,9 @@ def test_wrong_usage(
 
 
 def test_an_empty_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call("--out", tmp_path / "run", *TINY, "data.train.0.count=0") in (1, 2)
+    assert call("--out", tmp_path / "run", *TINY, "data.train.0.count=0") == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: ") and "count" in error and error.count("\n") == 1
+    assert error.startswith("error: ") and "data.train.0.count" in error and error.count("\n") == 1
 
 
 def test_nonfinite_loss(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

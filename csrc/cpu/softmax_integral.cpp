@@ -39,7 +39,8 @@ Isa find_isa(const char* wanted) {
 }
 
 Isa& current_isa() {
-  static Isa isa = find_isa(std::getenv("IPR_ISA"));
+  static const char* const wanted = std::getenv("IPR_ISA");
+  static Isa isa = find_isa(wanted != nullptr && *wanted != '\0' ? wanted : nullptr);
   return isa;
 }
 

@@ -23,5 +23,5 @@ def no_reader(dataset: str, root: str) -> NoReturn:
     raise ValueError(
         f"{dataset} (root: {root}) is declared in this version of ipr, but cannot be read yet; "
         "to train on the synthetic set instead, give: 'data.train=[{name: synthetic, split: train}]' "
-        "'data.valid={name: synthetic, split: valid}'"
+        "'data.valid={name: synthetic, split: valid}' depth.rule=rect3d"
     )

@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from ipr import skeleton
+from ipr.config import require
 from ipr.datasets._synthetic import textures
 from ipr.datasets._synthetic.body import joints_world, make_subjects
 from ipr.datasets._synthetic.draw import Draw
@@ -22,33 +24,27 @@ from ipr.datasets._synthetic.scene import IMAGE_SIZE, make_scene, place
 from ipr.types import BoxRule, Camera, Pixels, PoseTable, Region
 
 TRAIN_SUBJECTS, VALID_SUBJECTS = 400, 100
-APPEARANCES = ("full", "silhouette", "constant")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """Which procedural people, and how they look."""
 
-    split: str = "train"
+    split: Literal["train", "valid"] = "train"
     """train | valid: other subjects, other backgrounds, other palettes"""
     count: int = 20000
     """rows; row i does not depend on it"""
     seed: int = 0
-    depth_unit: str = "mm"
+    depth_unit: Literal["mm", "px"] = "mm"
     """mm: depth from the root; px: the same times focal / root depth (weak perspective)"""
-    appearance: str = "full"
+    appearance: Literal["full", "silhouette", "constant"] = "full"
     """full | silhouette (the body in white, nothing else) | constant (grey): the latter two are baselines"""
 
+    def __post_init__(self) -> None:
+        require(self.count >= 1, "count", self.count, "at least 1")
+        require(0 <= self.seed < 2**63, "seed", self.seed, "in 0..2^63 - 1")
+
     def build(self) -> PoseTable:
-        for name, value, known in (
-            ("split", self.split, ("train", "valid")),
-            ("depth_unit", self.depth_unit, ("mm", "px")),
-            ("appearance", self.appearance, APPEARANCES),
-        ):
-            if value not in known:
-                raise ValueError(f"synthetic.{name} is {value!r}: one of {', '.join(known)}")
-        if self.count < 1:
-            raise ValueError(f"synthetic.count is {self.count}: at least 1")
         return _build(self)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -12,6 +13,8 @@ from ipr.types import NetworkOutput
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
+    has_volume: ClassVar[bool] = False
+
     def build(self, in_channels: int, num_joints: int) -> Direct:
         return Direct(in_channels, num_joints)
 

@@ -95,6 +95,7 @@ class Integral(nn.Module):
             torch.stack((x_norm, y_norm, z_norm), 2),
             torch.stack((x_sigma, y_sigma, z_sigma), 2),
             (x_peak * y_peak * z_peak).pow(1 / 3),
+            (integral.px, integral.py, pz),
         )
 
 

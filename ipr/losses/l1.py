@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ipr.losses._weighted import weighted_l1
 from ipr.types import NetworkOutput
 
 
@@ -14,8 +15,3 @@ from ipr.types import NetworkOutput
 class Config:
     def build(self) -> Callable[[NetworkOutput, torch.Tensor, torch.Tensor], torch.Tensor]:
         return weighted_l1
-
-
-def weighted_l1(output: NetworkOutput, joints_norm: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Scalar: sum of |prediction - joints_norm [B,J,3]| * weight [B,J,3] over everything, divided by B."""
-    return ((output.joints_norm - joints_norm).abs() * weight).sum() / len(weight)

@@ -68,7 +68,7 @@ def softmax_integral(logits: Tensor, num_joints: Optional[int] = None) -> Integr
     Args:
         logits: [B, J, D, H, W], [B, J, H, W] (2-D heat maps) or, with ``num_joints``, [B, J*D, H, W] with
             each joint's depths together. float32, float64, bfloat16 or float16. Read in place if contiguous
-            or channels_last.
+            or channels_last; copied first in other layouts and as channels_last heat maps.
         num_joints: J of [B, J*D, H, W].
 
     A NaN or +inf makes its joint NaN, and no other; -inf is probability 0, and all -inf NaN.

@@ -7,7 +7,8 @@ import pickle
 import numpy as np
 import pytest
 
-from ipr import skeleton
+from ipr import config, skeleton
+from ipr.config import ConfigError
 from ipr.datasets import synthetic
 from ipr.datasets._synthetic.body import joints_world, make_subjects
 from ipr.datasets._synthetic.pose import ACTIONS, LIMITS, draw_actions, pose_people
@@ -267,12 +268,14 @@ def test_constant_appearance_says_nothing() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "says"),
     [
-        ("split", "test", "train, valid"),
+        ("split", "trian", "did you mean 'train'"),
         ("depth_unit", "m", "mm, px"),
         ("appearance", "x", "silhouette"),
-        ("count", 0, "at least 1"),
+        ("count", 0, "0 given, must be at least 1"),
+        ("seed", -1, "-1 given"),
+        ("seed", 2**63, "2\\^63"),
     ],
 )
 def test_wrong_values_are_refused(field: str, value: object, says: str) -> None:
-    with pytest.raises(ValueError, match=says):
-        synthetic.Config(**{field: value}).build()  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=rf"data\.train\.0\.{field}: .*{says}"):
+        config.load(None, [f"data.train.0.{field}={value}"])

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import mmap
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ipr.nn import SoftmaxIntegral
-from ipr.ops import IntegralResult, softmax_integral, softmax_integral_reference
+from ipr.ops import IntegralResult, _library, softmax_integral, softmax_integral_reference
 from tests.conftest import Tolerance
 from tests.ops.conftest import DTYPES, ISAS, LAYOUTS, assert_integral, random_logits, strides
 
@@ -96,6 +100,33 @@ def test_variance_and_score_of_known_volumes() -> None:
     assert [m.shape for m in result.marginals if m is not None] == [(2, 1, 8), (2, 1, 4), (2, 1, 4)]
 
 
+def test_nothing_beyond_the_logits_is_read(isa: str) -> None:
+    """The last logit lies before a page that must not be touched: reading it would end the process."""
+    libc, size, page = ctypes.CDLL(None), 1 << 16, mmap.PAGESIZE
+    memory = mmap.mmap(-1, size + page)
+    forbidden = ctypes.addressof(ctypes.c_char.from_buffer(memory, size))
+    assert libc.mprotect(ctypes.c_void_p(forbidden), ctypes.c_size_t(page), 0) == 0
+    for dtype in DTYPES:
+        for shape in ((2, 2, 3, 4, 5), (1, 2, 1, 3, 17), (1, 1, 2, 2, 65), (1, 3, 17, 2, 3)):
+            for order in ((0, 1, 2, 3, 4), (0, 3, 4, 1, 2)):  # contiguous, channels_last
+                clean = random_logits(tuple(shape[axis] for axis in order), dtype)
+                at_the_end = torch.frombuffer(
+                    memory, dtype=dtype, count=clean.numel(), offset=size - clean.nbytes
+                )
+                logits, clean = (
+                    tensor.permute([order.index(axis) for axis in range(5)])
+                    for tensor in (at_the_end.view(clean.shape).copy_(clean), clean)
+                )
+                assert logits.shape == shape
+                tensors = torch.ops.ipr.softmax_integral(logits), torch.ops.ipr.softmax_integral(clean)
+                for value, expected in zip(*tensors, strict=True):
+                    assert torch.equal(value, expected)
+                mean, *tables, logsumexp = tensors[0]
+                tables.append(mean[..., 0])
+                backward = torch.ops.ipr.softmax_integral_backward
+                assert torch.equal(backward(logits, logsumexp, *tables), backward(clean, logsumexp, *tables))
+
+
 # 2. Gradients.
 
 
@@ -162,13 +193,32 @@ def test_joints_without_upstream_gradient_are_skipped(isa: str, layout: str) -> 
     assert (gradient[0, 0] != 0).all() and (gradient[1] != 0).all()
 
 
+@contextmanager
+def _memory_in_use(like: Tensor) -> Iterator[None]:
+    """New tensors lie in memory that was written to before: glibc is told to fill what it gives out."""
+    libc, perturb = ctypes.CDLL(None), -6
+    if not hasattr(libc, "mallopt"):
+        pytest.skip("needs glibc")
+    assert libc.mallopt(perturb, 1)
+    tensor, resident = torch.empty_like(like), ctypes.create_string_buffer(1)
+    middle = (tensor.data_ptr() + tensor.nbytes // 2) // mmap.PAGESIZE * mmap.PAGESIZE
+    assert libc.mincore(ctypes.c_void_p(middle), ctypes.c_size_t(1), resident) == 0
+    assert resident.raw[0] & 1
+    try:
+        yield
+    finally:
+        libc.mallopt(perturb, 0)
+
+
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_large_gradients_are_right_on_new_and_on_used_memory(isa: str, layout: str) -> None:
     """From 32 MB on, stores bypass the caches if the memory has been touched before."""
     logits = LAYOUTS[layout](torch.randn(1, 33, 64, 64, 64))
     _, px, py, pz, logsumexp = torch.ops.ipr.softmax_integral(logits)
     tables = [torch.randn_like(t) for t in (px, py, pz)] + [torch.randn(1, 33)]
-    gradients = [torch.ops.ipr.softmax_integral_backward(logits, logsumexp, *tables) for _ in range(2)]
+    gradients = [torch.ops.ipr.softmax_integral_backward(logits, logsumexp, *tables)]
+    with _memory_in_use(logits):
+        gradients.append(torch.ops.ipr.softmax_integral_backward(logits, logsumexp, *tables))
     a, b, c, s = tables
     factor = a[:, :, None, None] + b[:, :, None, :, None] + c[..., None, None] - s[..., None, None, None]
     expected = (logits - logsumexp[..., None, None, None].float()).exp_().mul_(factor)
@@ -287,11 +337,12 @@ def test_wrong_type_or_empty_volume() -> None:
         softmax_integral(torch.zeros(1, 1, 2, 0, 2))
     logits, table = torch.zeros(1, 2, 3, 4, 5), torch.zeros(1, 2, 9)
     logsumexp = torch.zeros(1, 2, dtype=torch.float64)
-    with pytest.raises(RuntimeError, match=r"a of sizes \[1, 2, 9\] does not fit logits .*\[1, 2, 3, 4, 5\]"):
-        torch.ops.ipr.softmax_integral_backward(logits, logsumexp, table, table, table, torch.zeros(1, 2))
+    for wrong, sizes in ((table, "1, 2, 9"), (torch.zeros(1), "1"), (torch.zeros(()), "")):
+        with pytest.raises(RuntimeError, match=rf"a of sizes \[{sizes}\] does not fit .*\[1, 2, 3, 4, 5\]"):
+            torch.ops.ipr.softmax_integral_backward(logits, logsumexp, wrong, table, table, logsumexp)
 
 
-@pytest.mark.parametrize("isa", [*ISAS, "sse9"])
+@pytest.mark.parametrize("isa", [*ISAS, "sse9", ""])
 def test_instruction_set_from_the_environment(isa: str) -> None:
     command = "from ipr import ops; print(ops.IMPLEMENTATION['softmax_integral'])"
     environment = {**os.environ, "IPR_ISA": isa}
@@ -299,4 +350,5 @@ def test_instruction_set_from_the_environment(isa: str) -> None:
     if isa == "sse9":
         assert run.returncode != 0 and "IPR_ISA=sse9 is not one of baseline" in run.stderr
     else:
-        assert run.stdout.split() == ["compiled", isa]
+        compiled, name = run.stdout.split()
+        assert compiled == "compiled" and name in ([isa] if isa else _library.build_info().isas)
