@@ -103,10 +103,10 @@ def curve_picture(
         score_axes.plot(
             *_series(epochs, name), color=color, marker=".", label=f"validation {name.removesuffix(' mm')}"
         )
-        for baseline, scores in baselines.items():
+        for number, (baseline, scores) in enumerate(baselines.items()):
             if scores.get(name) is not None:
                 score_axes.axhline(scores[name], color=color, linestyle="--", linewidth=0.9)
-                _label(score_axes, f"{baseline}, {name.removesuffix(' mm')}", scores[name], color)
+                _label(score_axes, f"{baseline}, {name.removesuffix(' mm')}", number, scores[name], color)
     score_axes.set(xlabel="minutes", ylabel="mm", xlim=(0, None), ylim=(0, None))
     score_axes.legend(fontsize=8)
     figure.savefig(path, dpi=90)
@@ -117,9 +117,11 @@ def _series(records: Sequence[dict[str, Any]], name: str) -> tuple[list[float], 
     return [minutes for minutes, _ in known], [value for _, value in known]
 
 
-def _label(axes: Axes, text: str, height: float, color: str) -> None:
+def _label(axes: Axes, text: str, number: int, height: float, color: str) -> None:
+    """On a horizontal line; labels of lines that nearly coincide stand side by side."""
+    left = 0.01 + 0.33 * (number % 3)
     axes.annotate(
-        text, (0.01, height), xycoords=("axes fraction", "data"), fontsize=7, color=color, va="bottom"
+        text, (left, height), xycoords=("axes fraction", "data"), fontsize=7, color=color, va="bottom"
     )
 
 
