@@ -17,6 +17,7 @@
 #endif
 
 #define IPR_INLINE static inline __attribute__((always_inline))
+#define IPR_MEMBER __attribute__((always_inline))
 
 namespace {
 
@@ -101,6 +102,19 @@ IPR_INLINE Floats load(const Float16* p) {
   const FloatBits value = magnitude >= (0x7c00 << 13) ? magnitude | 0x7f800000 : scaled;
   return bit_cast<Floats>(value | ((half & 0x8000) << 16));
 #endif
+}
+
+/// Whether load_pair() is to be had, and cheaper than load() twice.
+template <class Element>
+constexpr bool kHasPairs = false;
+template <>
+constexpr bool kHasPairs<BFloat16> = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__;
+
+/// Two vectors of elements: those at even places, and those at odd ones.
+IPR_INLINE void load_pair(const BFloat16* p, Floats& even, Floats& odd) {
+  const auto pairs = bit_cast<FloatBits>(load(reinterpret_cast<const float*>(p)));
+  even = bit_cast<Floats>(pairs << 16);
+  odd = bit_cast<Floats>(pairs & static_cast<int32_t>(0xffff0000));
 }
 
 /// The lanes as elements, to nearest, ties to even.
@@ -279,5 +293,63 @@ IPR_INLINE Doubles exp(Doubles x) {
   for (int k = 11; k >= 0; --k) p = p * r + 1. / kFactorial[k];
   return p * bit_cast<Doubles>(bit_cast<DoubleBits>(t) << 52);
 }
+
+/// e^(x - reference), for one reference after the other.
+template <class Element, class Real = typename Compute<Element>::Real>
+struct ExpFrom {
+  using Vector = typename Lanes<Real>::Vector;
+  static constexpr bool fits(Real) { return true; }
+  IPR_MEMBER explicit ExpFrom(Real reference) : reference(reference) {}
+  IPR_MEMBER Vector operator()(Vector x) const { return exp(x - reference); }
+  Real reference;
+};
+
+template <class Element>
+struct Fast {
+  using ExpFrom = ::ExpFrom<Element>;
+};
+#if defined(__AVX512F__)
+/// The same for halves, as a product, for the caller's sum to take in as an FMA: 2^(k/16) 2^r 2^floor(y),
+/// where y = x log2(e) - offset is rounded once, 2^(k/16) is from a table, and 2^r, r in 0..1/16, is a
+/// minimax fit to 4e-7 relative of a multiple of it (by 1 - 4e-7, the same for all x). What the offset was
+/// rounded by is in the table.
+struct TableExpFrom {
+  static constexpr float kLog2e = 1.44269504088896341f;
+  /// From here on rounding of the offset matters (and it overflows at last).
+  static constexpr bool fits(float reference) { return __builtin_fabsf(reference) < 0x1p20f; }
+
+  IPR_MEMBER explicit TableExpFrom(float reference) : offset(Floats{} + reference * kLog2e) {
+    const double rounded = static_cast<double>(offset[0]) - static_cast<double>(reference) * kLog2e;
+    const Floats powers = {1.f,          1.044273782f, 1.090507733f, 1.138788635f, 1.189207115f, 1.241857812f,
+                           1.296839555f, 1.354255547f, 1.414213562f, 1.476826146f, 1.542210825f, 1.610490332f,
+                           1.681792831f, 1.756252160f, 1.834008086f, 1.915206561f};
+    table = powers * static_cast<float>(__builtin_exp2(rounded));
+  }
+  IPR_MEMBER Floats operator()(Floats x) const {
+    constexpr float kRound = 786432.f;  // 1.5 * 2^19: added, it leaves sixteenths in the low bits
+    const Floats y = x * kLog2e - offset;
+    const Floats r = _mm512_reduce_ps(y, 0x41);  // y - floor(16 y) / 16; 0 for infinities
+    const Floats t = _mm512_add_round_ps(y, Floats{} + kRound, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+    const Floats power = _mm512_permutexvar_ps(_mm512_castps_si512(t), table);
+    Floats p = r * 0.24547948f + 0.6930239f;
+    p = p * r + 1.f;
+    return p * _mm512_scalef_ps(power, y);
+  }
+
+  Floats offset, table;
+};
+template <>
+struct Fast<BFloat16> {
+  using ExpFrom = TableExpFrom;
+};
+template <>
+struct Fast<Float16> {
+  using ExpFrom = TableExpFrom;
+};
+#endif
+
+/// The faster one for references that fit.
+template <class Element>
+using FastExpFrom = typename Fast<Element>::ExpFrom;
 
 }  // namespace

@@ -16,6 +16,7 @@ struct Tile {
   using Real = RealOf<Element>;
   using Vector = typename Lanes<Real>::Vector;
   static constexpr int kLanes = Lanes<Real>::kCount;
+  static constexpr int kPaired = kHasPairs<Element> ? (kVectors - kTail) / 2 * 2 : 0;
 
   Tile(const Block& block, int64_t column)
       : begin(static_cast<const Element*>(block.begin) + column),
@@ -30,6 +31,15 @@ struct Tile {
   __attribute__((always_inline)) Vector load_at(const Element* row, int i) const {
     const Element* p = row + i * kLanes;
     return is_tail(i) && end - p < kLanes ? load_first(p, tail) : load(p);
+  }
+  /// A row's vectors; the first kPaired ones hold the elements at even and at odd places in turn.
+  __attribute__((always_inline)) void load_row(const Element* row, Vector (&vectors)[kVectors]) const {
+    if constexpr (kPaired > 0) {
+#pragma GCC unroll 5
+      for (int i = 0; i < kPaired; i += 2) load_pair(row + i * kLanes, vectors[i], vectors[i + 1]);
+    }
+#pragma GCC unroll 5
+    for (int i = kPaired; i < kVectors; ++i) vectors[i] = load_at(row, i);
   }
   /// Vector i with `other` outside of the row.
   __attribute__((always_inline)) Vector inside(Vector v, int i, Vector other = Vector{}) const {
@@ -70,20 +80,24 @@ IPR_INLINE void for_each_tile(int64_t inner, const Visit& visit) {
 }
 
 /// Adds the exponentials of a tile to the sums per column, per row (lanes still apart) and per slice.
-template <class Element, int kVectors, bool kTail, class Real, class Vector>
-void sum_tile(const Block& block, int64_t column, Real reference, Vector* columns, Vector* rows,
+template <class Element, int kVectors, bool kTail, class Exp, class Real, class Vector>
+void sum_tile(const Block& block, int64_t column, const Exp& exponential, Real* columns, Vector* rows,
               Real* slices) {
   const Tile<Element, kVectors, kTail> tile(block, column);
-  Vector* column_sums = columns + column / tile.kLanes;
+  constexpr int kLanes = tile.kLanes;
+  const Exp exp_of = exponential;  // in registers
+  Vector totals[kVectors] = {};
   for (int64_t z = 0; z < block.outer; ++z) {
     const Element* row = tile.begin + z * block.outer_stride;
     Vector sums[kVectors] = {};
     for (int64_t y = 0; y < block.mid; ++y, row += block.mid_stride) {
       tile.prefetch(row);
+      Vector logits[kVectors];
+      tile.load_row(row, logits);
       Vector row_sum;
 #pragma GCC unroll 5
       for (int i = 0; i < kVectors; ++i) {
-        const Vector value = tile.inside(exp(tile.load_at(row, i) - reference), i);
+        const Vector value = tile.inside(exp_of(logits[i]), i);
         sums[i] += value;
         row_sum = i == 0 ? value : row_sum + value;
       }
@@ -91,27 +105,33 @@ void sum_tile(const Block& block, int64_t column, Real reference, Vector* column
     }
     Vector slice_sum = {};
     for (int i = 0; i < kVectors; ++i) {
-      column_sums[i] += sums[i];
+      totals[i] += sums[i];
       slice_sum += sums[i];
     }
     slices[z] += sum(slice_sum);
   }
+  for (int i = 0; i < tile.kPaired; i += 2) {
+    for (int lane = 0; lane < kLanes; ++lane) {
+      columns[column + i * kLanes + 2 * lane] = totals[i][lane];
+      columns[column + i * kLanes + 2 * lane + 1] = totals[i + 1][lane];
+    }
+  }
+  for (int i = tile.kPaired; i < kVectors; ++i) {
+    memcpy(columns + column + i * kLanes, &totals[i], (tile.is_tail(i) ? tile.tail : kLanes) * sizeof(Real));
+  }
 }
 
 /// Sums of exp(logit - reference); their total.
-template <class Element, class Real = RealOf<Element>>
-Real sum_block(const Block& block, Real reference, Real* columns, Real* rows, Real* slices, void* scratch) {
+template <class Element, class Exp, class Real = RealOf<Element>>
+Real sum_block(const Block& block, const Exp& exponential, Real* columns, Real* rows, Real* slices,
+               void* scratch) {
   using Vector = typename Lanes<Real>::Vector;
-  constexpr int64_t kLanes = Lanes<Real>::kCount;
-  const int64_t width = (block.inner + kLanes - 1) / kLanes;
-  Vector* column_sums = static_cast<Vector*>(scratch);
-  Vector* row_sums = column_sums + width;
-  memset(scratch, 0, (width + block.mid) * sizeof(Vector));
+  Vector* row_sums = static_cast<Vector*>(scratch);
+  memset(scratch, 0, block.mid * sizeof(Vector));
   memset(slices, 0, block.outer * sizeof(Real));
   for_each_tile<Real>(block.inner, [&]<int kVectors, bool kTail>(int64_t column) {
-    sum_tile<Element, kVectors, kTail>(block, column, reference, column_sums, row_sums, slices);
+    sum_tile<Element, kVectors, kTail>(block, column, exponential, columns, row_sums, slices);
   });
-  memcpy(columns, column_sums, block.inner * sizeof(Real));
   for (int64_t y = 0; y < block.mid; ++y) rows[y] = sum(row_sums[y]);
   Real total = 0;
   for (int64_t z = 0; z < block.outer; ++z) total += slices[z];
@@ -153,14 +173,18 @@ void forward(const Block& block, void* sums, void* scratch) {
   Real* columns = reference + 1;
   Real* rows = columns + block.inner;
   Real* slices = rows + block.mid;
+  const auto sum_from = [&](Real from) {
+    return FastExpFrom<Element>::fits(from)
+               ? sum_block<Element>(block, FastExpFrom<Element>(from), columns, rows, slices, scratch)
+               : sum_block<Element>(block, ExpFrom<Element>(from), columns, rows, slices, scratch);
+  };
   *reference = maximum<Element>(block, 1, 1);
   if (*reference > kLowest) {
     const Real limit = static_cast<Real>(65536) * block.inner * block.mid * block.outer;
-    const Real total = sum_block<Element>(block, *reference, columns, rows, slices, scratch);
-    if (total <= limit) return;
+    if (sum_from(*reference) <= limit) return;
   }
   *reference = maximum<Element>(block, block.outer, block.mid);
-  sum_block<Element>(block, *reference > kLowest ? *reference : Real{0}, columns, rows, slices, scratch);
+  sum_from(*reference > kLowest ? *reference : Real{0});
 }
 
 template <class Element, int kVectors, bool kTail, bool kStream, class Real>
