@@ -29,7 +29,9 @@ _IMAGENET = {
 @dataclass(frozen=True, kw_only=True)
 class Config:
     depth: int = 18  # 18, 34, 50, 101 or 152 layers
-    width: int = 64  # channels of the stem and of the first stage, doubled by each later stage
+    # Channels of the stem and of the first stage, doubled by each later stage. Train with 16 or more: below,
+    # oneDNN in torch 2.13 writes out of bounds in a shortcut's weight gradient when it has several threads.
+    width: int = 64
     stages: int = 4  # 1 to 4; features have stride 32 after the fourth, half as much with each one less
     stem_pool: bool = True  # max-pool after the stem; without it strides are halved
     weights: str = ""  # "": He initialisation; "imagenet": torchvision's file, downloaded; else its path
