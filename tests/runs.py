@@ -11,7 +11,7 @@ from ipr.config import RunConfig
 from ipr.engine import Trainer
 from ipr.validation import Data
 
-# Not narrower than 16: with several threads and fewer channels, oneDNN in torch 2.13 writes out of bounds in the
+# Not narrower than 16: below that, with several threads, oneDNN in torch 2.13 writes out of bounds in the
 # weight gradient of a 1x1 convolution of stride 2.
 TINY = (
     *("data.train.0.count=40", "data.valid.count=12", "data.batch=16", "data.workers=0"),
