@@ -1,4 +1,9 @@
-"""Weighted L1 of the ECCV 2018 code: summed over joints and axes, so it grows with the number of joints."""
+"""Weighted L1 of the ECCV 2018 code: summed over joints and axes, so it grows with the number of joints.
+
+L = sum of w |x - y| / B, with the prediction x and the label y in norm units (Sun et al., ECCV 2018, arXiv
+1711.08229). It sees a volume through its mean alone: where the probability lies is left open, so the
+volume's variance says nothing about the error.
+"""
 
 from __future__ import annotations
 

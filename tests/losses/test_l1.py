@@ -23,14 +23,9 @@ def test_original() -> None:
     assert loss.item() == pytest.approx(golden["l1_avg"].item(), rel=1e-5)
 
 
-def test_a_label_that_is_missing_has_no_say() -> None:
+def test_gradient_is_the_errors_sign() -> None:
     prediction = torch.randn(2, 4, 3, requires_grad=True)
-    weight = torch.ones(2, 4, 3)
-    weight[0, 1] = 0
-    truth = torch.zeros(2, 4, 3)
-    loss = l1.Config().build()(NetworkOutput(prediction, None, None), truth, weight)
-    truth[0, 1] = 1000.0
-    assert l1.Config().build()(NetworkOutput(prediction, None, None), truth, weight) == loss
-    loss.backward()
+    weight = torch.rand(2, 4, 3)
+    l1.Config().build()(NetworkOutput(prediction, None, None), torch.zeros(2, 4, 3), weight).backward()
     assert prediction.grad is not None
     torch.testing.assert_close(prediction.grad, prediction.detach().sign() * weight / 2)
