@@ -6,11 +6,21 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
 #include <array>
+#include <optional>
 #include <string>
 #include <tuple>
 
 #include "cpu/softmax_integral.h"
+#ifdef USE_CUDA
+#include <torch/csrc/stable/accelerator.h>
+
+#include "cuda/softmax_integral.h"
+
+// One library for every torch: where that is a CPU build these are missing, and nothing calls them.
+#pragma weak aoti_torch_get_current_cuda_stream
+#endif
 
 namespace {
 
@@ -25,27 +35,51 @@ std::string text(const Tensor& tensor) {
   return "[" + sizes + "]";
 }
 
+int32_t device_type(const Tensor& tensor) {
+  int32_t type;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(tensor.get(), &type));
+  return type;
+}
+
+bool same_device(const Tensor& a, const Tensor& b) {
+  return device_type(a) == device_type(b) && a.get_device_index() == b.get_device_index();
+}
+
+/// On the device of `like`.
 template <size_t kDims>
-Tensor empty(const std::array<int64_t, kDims>& sizes, const std::array<int64_t, kDims>& strides,
-             ScalarType dtype) {
+Tensor empty(const Tensor& like, const std::array<int64_t, kDims>& sizes,
+             const std::array<int64_t, kDims>& strides, ScalarType dtype) {
   AtenTensorHandle handle;
   TORCH_ERROR_CODE_CHECK(
       aoti_torch_empty_strided(kDims, sizes.data(), strides.data(),
                                torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)),
-                               aoti_torch_device_type_cpu(), 0, &handle));
+                               device_type(like), like.get_device_index(), &handle));
   return Tensor(handle);
 }
 
-Tensor empty(int64_t batch, int64_t joints, ScalarType dtype) {
-  return empty<2>({batch, joints}, {joints, 1}, dtype);
+Tensor empty(const Tensor& like, int64_t batch, int64_t joints, ScalarType dtype) {
+  return empty<2>(like, {batch, joints}, {joints, 1}, dtype);
 }
-Tensor empty(int64_t batch, int64_t joints, int64_t length, ScalarType dtype) {
-  return empty<3>({batch, joints, length}, {joints * length, length, 1}, dtype);
+Tensor empty(const Tensor& like, int64_t batch, int64_t joints, int64_t length, ScalarType dtype) {
+  return empty<3>(like, {batch, joints, length}, {joints * length, length, 1}, dtype);
 }
 
 void parallel_for(int64_t begin, int64_t end, int64_t grain, ipr::cpu::Body body, void* context) {
   TORCH_ERROR_CODE_CHECK(torch_parallel_for(begin, end, grain, body, context));
 }
+
+#ifdef USE_CUDA
+/// Makes the device of a tensor the current one, and says on which stream torch works there.
+struct OnDevice {
+  explicit OnDevice(const Tensor& tensor) : guard(tensor.get_device_index()) {
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
+  }
+  torch::stable::accelerator::DeviceGuard guard;
+  void* stream = nullptr;
+};
+
+void check_cuda(const char* error, const char* name) { STD_TORCH_CHECK(error == nullptr, name, ": ", error); }
+#endif
 
 /// Logits that a kernel can read in place, and how.
 struct Logits {
@@ -57,22 +91,23 @@ struct Logits {
     dtype = given.scalar_type();
     switch (dtype) {
       case ScalarType::Float:
-        element = ipr::cpu::Element::kFloat32;
+        element = ipr::Element::kFloat32;
         break;
       case ScalarType::Double:
-        element = ipr::cpu::Element::kFloat64;
+        element = ipr::Element::kFloat64;
         break;
       case ScalarType::BFloat16:
-        element = ipr::cpu::Element::kBFloat16;
+        element = ipr::Element::kBFloat16;
         break;
       case ScalarType::Half:
-        element = ipr::cpu::Element::kFloat16;
+        element = ipr::Element::kFloat16;
         break;
       default:
         STD_TORCH_CHECK(false, "softmax_integral: logits must be float32, float64, bfloat16 or float16");
     }
     channels_last = given.stride(4) != 1 && given.stride(2) == 1 && given.size(2) > 1;
-    if (!channels_last && given.stride(4) != 1) tensor = torch::stable::contiguous(given);
+    copied = !channels_last && given.stride(4) != 1;
+    if (copied) tensor = torch::stable::contiguous(given);
     for (int64_t i = 0; i < 5; ++i) sizes[i] = tensor.size(i), strides[i] = tensor.stride(i);
     STD_TORCH_CHECK(*ipr_ops_isa() != '\0',
                     "IPR_ISA names an instruction set that this build or this CPU lacks");
@@ -83,10 +118,17 @@ struct Logits {
   }
   bool empty() const { return sizes[0] * sizes[1] == 0; }
 
-  ipr::cpu::Volumes volumes(const Sizes& stride) const {
+  ipr::Volumes volumes(const Sizes& stride) const {
+    const auto [batch, joints, depth, height, width] = sizes;
     if (channels_last)
-      return {sizes[0], sizes[1], sizes[3], sizes[4], sizes[2], stride[0], stride[1], stride[3], stride[4]};
-    return {sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], stride[0], stride[1], stride[2], stride[3]};
+      return {batch, joints, height, width, depth, stride[0], stride[1], stride[3], stride[4], 1, 0, 2};
+    return {batch, joints, depth, height, width, stride[0], stride[1], stride[2], stride[3], 2, 1, 0};
+  }
+
+  /// px, py, pz and what else there is per row, in the order of the volumes' axes.
+  ipr::Integral integral(void* mean, void* px, void* py, void* pz, void* logsumexp) const {
+    auto* const log = static_cast<double*>(logsumexp);
+    return channels_last ? ipr::Integral{mean, py, px, pz, log} : ipr::Integral{mean, pz, py, px, log};
   }
 
   /// Of a dense tensor with the same order of axes.
@@ -98,10 +140,22 @@ struct Logits {
     return {joints * volume, volume, height * width, width, 1};
   }
 
+  /// Whether every logit has memory of its own.
+  bool overlap() const {
+    std::array<int, 5> order = {0, 1, 2, 3, 4};
+    std::sort(order.begin(), order.end(), [&](int a, int b) { return strides[a] < strides[b]; });
+    int64_t extent = 1;
+    for (const int axis : order) {
+      if (sizes[axis] > 1 && strides[axis] < extent) return true;
+      if (sizes[axis] > 1) extent = strides[axis] * sizes[axis];
+    }
+    return false;
+  }
+
   Tensor tensor;
   ScalarType dtype;
-  ipr::cpu::Element element;
-  bool channels_last;
+  ipr::Element element;
+  bool channels_last, copied;
   Sizes sizes, strides;
 };
 
@@ -109,60 +163,115 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> softmax_integral(const Tensor
   const Logits logits(given);
   const auto [batch, joints, depth, height, width] = logits.sizes;
   const ScalarType dtype = logits.result_dtype();
-  Tensor mean = empty(batch, joints, 3, dtype);
-  Tensor px = empty(batch, joints, width, dtype);
-  Tensor py = empty(batch, joints, height, dtype);
-  Tensor pz = empty(batch, joints, depth, dtype);
-  Tensor logsumexp = empty(batch, joints, ScalarType::Double);
-  if (!logits.empty()) {
-    void *x = px.data_ptr(), *y = py.data_ptr(), *z = pz.data_ptr();
-    ipr::cpu::Integral result = {x, y, z, mean.data_ptr(),
-                                 0, 1, 2, static_cast<double*>(logsumexp.data_ptr())};
-    if (logits.channels_last) result = {z, x, y, result.mean, 2, 0, 1, result.logsumexp};
-    ipr::cpu::softmax_integral(logits.volumes(logits.strides), logits.element, logits.tensor.data_ptr(),
-                               result, parallel_for);
+  Tensor mean = empty(given, batch, joints, 3, dtype);
+  Tensor px = empty(given, batch, joints, width, dtype);
+  Tensor py = empty(given, batch, joints, height, dtype);
+  Tensor pz = empty(given, batch, joints, depth, dtype);
+  Tensor logsumexp = empty(given, batch, joints, ScalarType::Double);
+  if (logits.empty()) return {mean, px, py, pz, logsumexp};
+  const ipr::Volumes volumes = logits.volumes(logits.strides);
+  const ipr::Integral result =
+      logits.integral(mean.data_ptr(), px.data_ptr(), py.data_ptr(), pz.data_ptr(), logsumexp.data_ptr());
+  const void* const data = logits.tensor.data_ptr();
+#ifdef USE_CUDA
+  if (given.is_cuda()) {
+    const OnDevice device(given);
+    const int64_t bytes = ipr::cuda::softmax_integral_workspace(volumes, logits.element, data);
+    const Tensor workspace = empty<1>(given, {bytes}, {1}, ScalarType::Byte);
+    check_cuda(ipr::cuda::softmax_integral(volumes, logits.element, data, result, workspace.data_ptr(),
+                                           device.stream),
+               "softmax_integral");
+    return {mean, px, py, pz, logsumexp};
   }
+#endif
+  ipr::cpu::softmax_integral(volumes, logits.element, data, result, parallel_for);
   return {mean, px, py, pz, logsumexp};
 }
 
-/// A table of upstream gradients: [B, J] or [B, J, length].
-Tensor upstream_table(const char* name, const Tensor& table, const Logits& logits, int64_t length,
-                      ScalarType dtype) {
-  const bool fits = table.dim() == (length < 0 ? 2 : 3) && table.size(0) == logits.sizes[0] &&
-                    table.size(1) == logits.sizes[1] && (length < 0 || table.size(2) == length);
-  STD_TORCH_CHECK(fits && table.scalar_type() == dtype, "softmax_integral_backward: ", name, " of sizes ",
-                  text(table), " does not fit logits [B, J, D, H, W] = ", text(logits.tensor),
-                  ", or has another type than theirs");
-  return torch::stable::contiguous(table);
+using MaybeTensor = std::optional<Tensor>;
+
+/// A result of the forward pass, or the upstream gradient of one, laid out as the forward pass made it.
+struct Given {
+  Given(const char* name, const MaybeTensor& maybe, const Logits& logits, int64_t length, ScalarType dtype) {
+    if (!maybe.has_value()) return;
+    const Tensor& given = *maybe;
+    const bool fits = given.dim() == (length < 0 ? 2 : 3) && given.size(0) == logits.sizes[0] &&
+                      given.size(1) == logits.sizes[1] && (length < 0 || given.size(2) == length);
+    STD_TORCH_CHECK(fits && given.scalar_type() == dtype && same_device(given, logits.tensor),
+                    "softmax_integral_backward: ", name, " of sizes ", text(given),
+                    " does not fit logits [B, J, D, H, W] = ", text(logits.tensor),
+                    ", or has another type or device than the forward pass gave it");
+    tensor = torch::stable::contiguous(given);
+  }
+  void* data() const { return tensor.has_value() ? tensor->data_ptr() : nullptr; }
+  MaybeTensor tensor;
+};
+
+/// mean, px, py, pz and logsumexp, or their upstream gradients.
+struct GivenIntegral {
+  GivenIntegral(const Logits& logits, const MaybeTensor& mean, const MaybeTensor& px, const MaybeTensor& py,
+                const MaybeTensor& pz, const MaybeTensor& logsumexp, bool gradients)
+      : mean(gradients ? "grad_mean" : "mean", mean, logits, 3, logits.result_dtype()),
+        px(gradients ? "grad_px" : "px", px, logits, logits.sizes[4], logits.result_dtype()),
+        py(gradients ? "grad_py" : "py", py, logits, logits.sizes[3], logits.result_dtype()),
+        pz(gradients ? "grad_pz" : "pz", pz, logits, logits.sizes[2], logits.result_dtype()),
+        logsumexp(gradients ? "grad_logsumexp" : "logsumexp", logsumexp, logits, -1, ScalarType::Double),
+        integral(logits.integral(this->mean.data(), this->px.data(), this->py.data(), this->pz.data(),
+                                 this->logsumexp.data())) {}
+  Given mean, px, py, pz, logsumexp;
+  ipr::Integral integral;
+};
+
+void differentiate(const Logits& logits, Tensor& gradient, const Sizes& strides, const ipr::Integral& result,
+                   const ipr::Integral& upstream) {
+  if (logits.empty()) return;
+  const ipr::Volumes volumes = logits.volumes(logits.strides), gradient_volumes = logits.volumes(strides);
+  const void* const data = logits.tensor.data_ptr();
+#ifdef USE_CUDA
+  if (logits.tensor.is_cuda()) {
+    const OnDevice device(logits.tensor);
+    check_cuda(ipr::cuda::softmax_integral_backward(volumes, logits.element, data, gradient_volumes,
+                                                    gradient.data_ptr(), result, upstream, device.stream),
+               "softmax_integral_backward");
+    return;
+  }
+#endif
+  ipr::cpu::softmax_integral_backward(volumes, logits.element, data, gradient_volumes, gradient.data_ptr(),
+                                      result, upstream, parallel_for);
 }
 
-Tensor softmax_integral_backward(const Tensor& given, const Tensor& logsumexp, const Tensor& a,
-                                 const Tensor& b, const Tensor& c, const Tensor& s) {
+Tensor softmax_integral_backward(const Tensor& given, const Tensor& mean, const Tensor& px, const Tensor& py,
+                                 const Tensor& pz, const Tensor& logsumexp, const MaybeTensor& grad_mean,
+                                 const MaybeTensor& grad_px, const MaybeTensor& grad_py,
+                                 const MaybeTensor& grad_pz, const MaybeTensor& grad_logsumexp) {
   const Logits logits(given);
-  const auto [batch, joints, depth, height, width] = logits.sizes;
-  const ScalarType dtype = logits.result_dtype();
-  const Tensor tables[] = {
-      upstream_table("a", a, logits, width, dtype), upstream_table("b", b, logits, height, dtype),
-      upstream_table("c", c, logits, depth, dtype), upstream_table("s", s, logits, -1, dtype),
-      upstream_table("logsumexp", logsumexp, logits, -1, ScalarType::Double)};
+  const GivenIntegral result(logits, mean, px, py, pz, logsumexp, false);
+  const GivenIntegral upstream(logits, grad_mean, grad_px, grad_py, grad_pz, grad_logsumexp, true);
   const Sizes strides = logits.dense_strides();
-  Tensor gradient = empty<5>(logits.sizes, strides, logits.dtype);
-  if (!logits.empty()) {
-    const void *x = tables[0].data_ptr(), *y = tables[1].data_ptr(), *z = tables[2].data_ptr();
-    ipr::cpu::Upstream upstream = {x, y, z, tables[3].data_ptr(), static_cast<double*>(tables[4].data_ptr())};
-    if (logits.channels_last) upstream = {z, x, y, upstream.constant, upstream.logsumexp};
-    ipr::cpu::softmax_integral_backward(logits.volumes(logits.strides), logits.element,
-                                        logits.tensor.data_ptr(), logits.volumes(strides),
-                                        gradient.data_ptr(), upstream, parallel_for);
-  }
+  Tensor gradient = empty<5>(given, logits.sizes, strides, logits.dtype);
+  differentiate(logits, gradient, strides, result.integral, upstream.integral);
   return gradient;
+}
+
+void softmax_integral_backward_(Tensor given, const Tensor& mean, const Tensor& px, const Tensor& py,
+                                const Tensor& pz, const Tensor& logsumexp, const MaybeTensor& grad_mean,
+                                const MaybeTensor& grad_px, const MaybeTensor& grad_py,
+                                const MaybeTensor& grad_pz, const MaybeTensor& grad_logsumexp) {
+  const Logits logits(given);
+  STD_TORCH_CHECK(!logits.copied && !logits.overlap(),
+                  "softmax_integral: a gradient in place needs logits that are contiguous or channels_last, "
+                  "every one with memory of its own; got sizes ",
+                  text(given), " with other strides");
+  const GivenIntegral result(logits, mean, px, py, pz, logsumexp, false);
+  const GivenIntegral upstream(logits, grad_mean, grad_px, grad_py, grad_pz, grad_logsumexp, true);
+  differentiate(logits, given, logits.strides, result.integral, upstream.integral);
 }
 
 }  // namespace
 
 #define IPR_EXPORT __attribute__((visibility("default")))
 
-IPR_EXPORT int ipr_ops_version() { return 1; }
+IPR_EXPORT int ipr_ops_version() { return 2; }
 #ifndef IPR_BUILD_INFO
 #define IPR_BUILD_INFO "unknown | unknown | unknown"
 #endif
@@ -174,12 +283,23 @@ STABLE_TORCH_LIBRARY(ipr, m) {
   m.def(
       "softmax_integral(Tensor logits) -> "
       "(Tensor mean, Tensor px, Tensor py, Tensor pz, Tensor logsumexp)");
-  m.def(
-      "softmax_integral_backward(Tensor logits, Tensor logsumexp, Tensor a, Tensor b, Tensor c, Tensor s) -> "
-      "Tensor");
+  const std::string backward =
+      "Tensor mean, Tensor px, Tensor py, Tensor pz, Tensor logsumexp, Tensor? grad_mean, Tensor? grad_px, "
+      "Tensor? grad_py, Tensor? grad_pz, Tensor? grad_logsumexp) -> ";
+  m.def(("softmax_integral_backward(Tensor logits, " + backward + "Tensor").c_str());
+  m.def(("softmax_integral_backward_(Tensor(a!) logits, " + backward + "()").c_str());
 }
 
 STABLE_TORCH_LIBRARY_IMPL(ipr, CPU, m) {
   m.impl("softmax_integral", TORCH_BOX(&softmax_integral));
   m.impl("softmax_integral_backward", TORCH_BOX(&softmax_integral_backward));
+  m.impl("softmax_integral_backward_", TORCH_BOX(&softmax_integral_backward_));
 }
+
+#ifdef USE_CUDA
+STABLE_TORCH_LIBRARY_IMPL(ipr, CUDA, m) {
+  m.impl("softmax_integral", TORCH_BOX(&softmax_integral));
+  m.impl("softmax_integral_backward", TORCH_BOX(&softmax_integral_backward));
+  m.impl("softmax_integral_backward_", TORCH_BOX(&softmax_integral_backward_));
+}
+#endif

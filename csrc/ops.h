@@ -11,10 +11,16 @@
 //     rows are contiguous or, with more than one depth, their depths (channels_last: [B,H,W,J*D] in memory);
 //     other layouts, channels_last heat maps among them, are copied.
 //
-//   ipr::softmax_integral_backward(logits, logsumexp [B,J] float64, a [B,J,W], b [B,J,H], c [B,J,D], s [B,J])
-//       -> gradient [B,J,D,H,W] = softmax(logits) * (a[x] + b[y] + c[z] - s), in the type and layout of the
-//       logits
-//     Joints whose a, b, c and s are all zero get zeros without being read.
+//   ipr::softmax_integral_backward(logits, mean, px, py, pz, logsumexp,
+//                                  grad_mean?, grad_px?, grad_py?, grad_pz?, grad_logsumexp?)
+//       -> gradient [B,J,D,H,W], in the type and layout of the logits
+//     What the forward pass gave, and the upstream gradients of it, each as large as what it is of; those
+//     that are missing are zero. softmax(logits) * (a[x] + b[y] + c[z] + s), where a, b and c are the
+//     upstream gradients of the marginals, those through the mean among them, minus their expectations, and s
+//     is that of logsumexp. Joints whose upstream gradients are all zero get zeros without being read.
+//
+//   ipr::softmax_integral_backward_(...) -> ()
+//     The same gradient, in the memory of the logits.
 #pragma once
 
 extern "C" {

@@ -44,10 +44,6 @@ Isa& current_isa() {
   return isa;
 }
 
-constexpr int64_t element_size(Element element) {
-  return element == Element::kFloat64 ? 8 : element == Element::kFloat32 ? 4 : 2;
-}
-
 /// Enough to hide what a block costs besides its elements, few enough that B * J = 1 occupies some threads.
 constexpr int64_t kBlockElements = 32768;
 
@@ -152,21 +148,20 @@ void merge(const Blocks& blocks, int64_t row, const Real* sums, int64_t stride, 
     }
   }
   const double* axis = totals;
-  const double scale = 1 / total;
   const auto finish = [&](void* marginals, int64_t length, int index) {
     Real* const marginal = static_cast<Real*>(marginals) + row * length;
     double mean = 0, norm = 0;
     for (int64_t i = 0; i < length; ++i) {
-      marginal[i] = static_cast<Real>(axis[i] * scale);
       mean += static_cast<double>(i) * axis[i];
       norm += axis[i];
     }
+    for (int64_t i = 0; i < length; ++i) marginal[i] = static_cast<Real>(axis[i] / norm);
     static_cast<Real*>(result.mean)[3 * row + index] = static_cast<Real>(mean / norm);
     axis += length;
   };
-  finish(result.inner, v.inner, result.inner_axis);
-  finish(result.mid, v.mid, result.mid_axis);
-  finish(result.outer, v.outer, result.outer_axis);
+  finish(result.inner, v.inner, v.inner_axis);
+  finish(result.mid, v.mid, v.mid_axis);
+  finish(result.outer, v.outer, v.outer_axis);
   result.logsumexp[row] = reference + std::log(total);
 }
 
@@ -208,6 +203,67 @@ bool worth_streaming(void* gradient, int64_t bytes) {
 #endif
 }
 
+/// The upstream gradients of an axis of a row, minus their expectation, which the softmax takes away; zeros
+/// where all are zero. Those of the mean count cells from the one at the mean: where one cell holds almost
+/// everything, the expectation then is a sum of small terms and not a difference of large ones.
+template <class Real>
+void fill_table(const void* marginals, const void* of_marginals, const void* means, const void* of_means,
+                int64_t row, int64_t length, int axis, Real* table) {
+  const Real* const p = static_cast<const Real*>(marginals) + row * length;
+  const Real* const of_p = of_marginals ? static_cast<const Real*>(of_marginals) + row * length : nullptr;
+  const double of_mean = of_means ? static_cast<const Real*>(of_means)[3 * row + axis] : 0;
+  const double origin = std::rint(static_cast<double>(static_cast<const Real*>(means)[3 * row + axis]));
+  const auto upstream = [&](int64_t i) {
+    return (of_means ? (static_cast<double>(i) - origin) * of_mean : 0.0) + (of_p ? of_p[i] : Real{0});
+  };
+  bool zero = of_mean == 0;
+  double expectation = 0;
+  for (int64_t i = 0; i < length; ++i) {
+    zero &= of_p == nullptr || of_p[i] == 0;
+    expectation += upstream(i) * p[i];
+  }
+  for (int64_t i = 0; i < length; ++i) table[i] = zero ? 0 : static_cast<Real>(upstream(i) - expectation);
+}
+
+template <class Real>
+void differentiate(const Volumes& v, Element element, const void* logits, const Volumes& gradient_volumes,
+                   void* gradient, const Integral& result, const Integral& upstream,
+                   ParallelFor parallel_for) {
+  const int64_t stride = v.inner + v.mid + v.outer + 1;
+  const std::unique_ptr<Real[]> all_tables(new Real[v.rows() * stride]);
+  run(parallel_for, v.rows(), 4096 / stride + 1, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      Real* table = all_tables.get() + row * stride;
+      const auto fill = [&](const void* marginals, const void* of_marginals, int64_t length, int axis) {
+        fill_table(marginals, of_marginals, result.mean, upstream.mean, row, length, axis, table);
+        table += length;
+      };
+      fill(result.inner, upstream.inner, v.inner, v.inner_axis);
+      fill(result.mid, upstream.mid, v.mid, v.mid_axis);
+      fill(result.outer, upstream.outer, v.outer, v.outer_axis);
+      *table = upstream.logsumexp ? static_cast<Real>(upstream.logsumexp[row]) : 0;
+    }
+  });
+  const Blocks blocks(v);
+  const auto kernel = current_isa().kernels->backward[static_cast<int>(element)];
+  const int64_t size = element_size(element);
+  const bool stream =
+      gradient != logits && worth_streaming(gradient, v.rows() * v.outer * v.mid * v.inner * size);
+  run(parallel_for, blocks.count(), blocks.grain(), [&](int64_t begin, int64_t end) {
+    const Scratch scratch(scratch_bytes(v.mid, v.inner));
+    for (int64_t index = begin; index < end; ++index) {
+      const Position at(blocks, index);
+      const Real* const inner = all_tables.get() + at.row * stride;
+      const Real* const mid = inner + v.inner;
+      const Real* const outer = mid + v.mid;
+      const Tables tables = {inner, mid, outer + at.first, outer + v.outer, result.logsumexp[at.row]};
+      const Gradient of_block = {static_cast<char*>(gradient) + at.offset(gradient_volumes) * size,
+                                 gradient_volumes.outer_stride, gradient_volumes.mid_stride, stream};
+      kernel(block_at(v, at, logits, size), of_block, tables, scratch.get());
+    }
+  });
+}
+
 }  // namespace
 
 void softmax_integral(const Volumes& volumes, Element element, const void* logits, const Integral& result,
@@ -220,27 +276,13 @@ void softmax_integral(const Volumes& volumes, Element element, const void* logit
 }
 
 void softmax_integral_backward(const Volumes& v, Element element, const void* logits,
-                               const Volumes& gradient_volumes, void* gradient, const Upstream& upstream,
-                               ParallelFor parallel_for) {
-  const Blocks blocks(v);
-  const auto kernel = current_isa().kernels->backward[static_cast<int>(element)];
-  const int64_t size = element_size(element), real = element == Element::kFloat64 ? 8 : 4;
-  const bool stream = worth_streaming(gradient, v.batch * v.joints * v.outer * v.mid * v.inner * size);
-  run(parallel_for, blocks.count(), blocks.grain(), [&](int64_t begin, int64_t end) {
-    const Scratch scratch(scratch_bytes(v.mid, v.inner));
-    const auto table = [&](const void* base, int64_t index) {
-      return static_cast<const char*>(base) + index * real;
-    };
-    for (int64_t index = begin; index < end; ++index) {
-      const Position at(blocks, index);
-      const Upstream of_joint = {table(upstream.inner, at.row * v.inner), table(upstream.mid, at.row * v.mid),
-                                 table(upstream.outer, at.row * v.outer + at.first),
-                                 table(upstream.constant, at.row), upstream.logsumexp + at.row};
-      const Gradient of_block = {static_cast<char*>(gradient) + at.offset(gradient_volumes) * size,
-                                 gradient_volumes.outer_stride, gradient_volumes.mid_stride, stream};
-      kernel(block_at(v, at, logits, size), of_block, of_joint, scratch.get());
-    }
-  });
+                               const Volumes& gradient_volumes, void* gradient, const Integral& result,
+                               const Integral& upstream, ParallelFor parallel_for) {
+  if (element == Element::kFloat64) {
+    differentiate<double>(v, element, logits, gradient_volumes, gradient, result, upstream, parallel_for);
+  } else {
+    differentiate<float>(v, element, logits, gradient_volumes, gradient, result, upstream, parallel_for);
+  }
 }
 
 const char* isa() { return current_isa().name; }

@@ -200,7 +200,7 @@ void gradient_tile(const Block& block, int64_t column, const Gradient& gradient,
     Element* out = static_cast<Element*>(gradient.begin) + z * gradient.outer_stride + column;
     for (int64_t y = 0; y < block.mid; ++y, row += block.mid_stride, out += gradient.mid_stride) {
       tile.prefetch(row);
-      const Real shift = (b[y] + c[z] - constant) * scale;
+      const Real shift = (b[y] + c[z] + constant) * scale;
 #pragma GCC unroll 5
       for (int i = 0; i < kVectors; ++i) {
         const Vector value = exp(tile.load_at(row, i) - reference) * (columns[i] + shift);
@@ -224,13 +224,13 @@ bool all_zero(const Real* values, int64_t count) {
 }
 
 template <class Element>
-void backward(const Block& block, const Gradient& gradient, const Upstream& upstream, void* scratch) {
+void backward(const Block& block, const Gradient& gradient, const Tables& tables, void* scratch) {
   using Real = RealOf<Element>;
-  const auto* b = static_cast<const Real*>(upstream.mid);
-  const auto* c = static_cast<const Real*>(upstream.outer);
-  const Real constant = *static_cast<const Real*>(upstream.constant);
+  const auto* b = static_cast<const Real*>(tables.mid);
+  const auto* c = static_cast<const Real*>(tables.outer);
+  const Real constant = *static_cast<const Real*>(tables.constant);
   auto* out = static_cast<Element*>(gradient.begin);
-  if (constant == 0 && all_zero(static_cast<const Real*>(upstream.inner), block.inner) &&
+  if (constant == 0 && all_zero(static_cast<const Real*>(tables.inner), block.inner) &&
       all_zero(b, block.mid) && all_zero(c, block.outer)) {
     for (int64_t z = 0; z < block.outer; ++z) {
       for (int64_t y = 0; y < block.mid; ++y) {
@@ -241,11 +241,11 @@ void backward(const Block& block, const Gradient& gradient, const Upstream& upst
   }
   // Differences to a float32 reference are exact or nearly so; what the reference lacks of logsumexp is a
   // common factor.
-  const Real reference = static_cast<Real>(*upstream.logsumexp);
-  const Real scale = static_cast<Real>(__builtin_exp(static_cast<double>(reference) - *upstream.logsumexp));
+  const Real reference = static_cast<Real>(tables.logsumexp);
+  const Real scale = static_cast<Real>(__builtin_exp(static_cast<double>(reference) - tables.logsumexp));
   Real* a = static_cast<Real*>(scratch);  // padded to whole vectors
   memset(a + block.inner, 0, Lanes<Real>::kCount * sizeof(Real));
-  memcpy(a, upstream.inner, block.inner * sizeof(Real));
+  memcpy(a, tables.inner, block.inner * sizeof(Real));
   const auto run = [&]<bool kStream>() {
     for_each_tile<Real>(block.inner, [&]<int kVectors, bool kTail>(int64_t column) {
       gradient_tile<Element, kVectors, kTail, kStream>(block, column, gradient, reference, a, b, c, constant,

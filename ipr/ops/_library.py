@@ -12,7 +12,7 @@ import torch
 from ipr import _distribution
 
 PATH = Path(__file__).resolve().parents[1] / "lib" / "libipr_ops.so"
-VERSION = 1  # of the operators' schemas and of what they mean; csrc/ops.cpp: ipr_ops_version()
+VERSION = 2  # of the operators' schemas and of what they mean; csrc/ops.cpp: ipr_ops_version()
 HOW = "Run `pip install .` in the source folder (while developing: `python setup.py build_ext --inplace`)"
 
 

@@ -62,7 +62,11 @@ def _volume(logits: Tensor, num_joints: Optional[int]) -> tuple[Tensor, bool]:  
     raise ValueError(f"logits must be {expected}; got {list(logits.shape)} with num_joints={num_joints}")
 
 
-def softmax_integral(logits: Tensor, num_joints: Optional[int] = None) -> IntegralResult:  # noqa: UP045
+def softmax_integral(
+    logits: Tensor,
+    num_joints: Optional[int] = None,  # noqa: UP045
+    grad_in_place: bool = False,
+) -> IntegralResult:
     """Expected coordinates and marginals of softmax(logits), differentiable once.
 
     Args:
@@ -70,11 +74,19 @@ def softmax_integral(logits: Tensor, num_joints: Optional[int] = None) -> Integr
             each joint's depths together. float32, float64, bfloat16 or float16. Read in place if contiguous
             or channels_last; copied first in other layouts and as channels_last heat maps.
         num_joints: J of [B, J*D, H, W].
+        grad_in_place: write the gradient over the logits: it needs no memory of its own, and the logits are
+            gone after the backward pass. For logits that a layer computed (not a leaf) and that nothing else
+            uses; autograd refuses a second backward pass, and one of another operator that kept the logits.
+            torch.compile plans memory itself: there it changes nothing.
 
     A NaN or +inf makes its joint NaN, and no other; -inf is probability 0, and all -inf NaN.
     """
     volume, has_depth = _volume(logits, num_joints)
-    mean, px, py, pz, logsumexp = torch.ops.ipr.softmax_integral(volume)
+    if grad_in_place and not torch.jit.is_scripting():
+        results = _with_gradient_in_place(volume)
+    else:
+        results = torch.ops.ipr.softmax_integral(volume)
+    mean, px, py, pz, logsumexp = results
     logsumexp = logsumexp.to(mean.dtype)
     if has_depth:
         return IntegralResult(mean, px, py, pz, logsumexp)
@@ -107,10 +119,15 @@ def _(logits: Tensor) -> tuple[Tensor, ...]:
 
 
 @torch.library.register_fake("ipr::softmax_integral_backward")
-def _(logits: Tensor, logsumexp: Tensor, a: Tensor, b: Tensor, c: Tensor, s: Tensor) -> Tensor:
+def _(logits: Tensor, *_: Tensor | None) -> Tensor:
     if logits.stride(4) != 1 and logits.stride(2) == 1 and logits.size(2) > 1:  # channels_last, as the logits
         return logits.new_empty([logits.shape[i] for i in (0, 3, 4, 1, 2)]).permute(0, 3, 4, 1, 2)
     return logits.new_empty(logits.shape)
+
+
+@torch.library.register_fake("ipr::softmax_integral_backward_")
+def _(logits: Tensor, *_: Tensor | None) -> None:
+    pass
 
 
 def _setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, ...]) -> None:
@@ -118,35 +135,8 @@ def _setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, ...]) 
     ctx.set_materialize_grads(False)
 
 
-def _upstream(marginal: Tensor, mean: Tensor, grad_mean: Tensor | None, grad: Tensor | None) -> Tensor:
-    """Upstream gradient of an axis' marginal, minus its expectation (which the softmax takes away).
-
-    Coordinates count from the cell at the mean: where one cell holds almost everything, the expectation then
-    is a sum of small terms and not a difference of large ones.
-    """
-    if grad_mean is not None:
-        of_mean = (_cells(marginal) - mean.round().unsqueeze(-1)) * grad_mean.unsqueeze(-1)
-        grad = of_mean if grad is None else of_mean + grad
-    if grad is None:
-        return torch.zeros_like(marginal)
-    return grad - (grad * marginal).sum(dim=-1, keepdim=True)
-
-
-def _backward(
-    ctx: Any,
-    grad_mean: Tensor | None,
-    grad_px: Tensor | None,
-    grad_py: Tensor | None,
-    grad_pz: Tensor | None,
-    grad_logsumexp: Tensor | None,
-) -> Tensor:
-    logits, mean, px, py, pz, logsumexp = ctx.saved_tensors
-    a, b, c = (
-        _upstream(marginal, mean[..., i], None if grad_mean is None else grad_mean[..., i], grad_marginal)
-        for i, (marginal, grad_marginal) in enumerate(((px, grad_px), (py, grad_py), (pz, grad_pz)))
-    )
-    s = torch.zeros_like(mean[..., 0]) if grad_logsumexp is None else -grad_logsumexp.to(mean.dtype)
-    return torch.ops.ipr.softmax_integral_backward(logits, logsumexp, a, b, c, s)
+def _backward(ctx: Any, *grads: Tensor | None) -> Tensor:
+    return torch.ops.ipr.softmax_integral_backward(*ctx.saved_tensors, *grads)
 
 
 def _no_second_derivative(ctx: Any, grad: Tensor) -> None:
@@ -157,3 +147,33 @@ def _no_second_derivative(ctx: Any, grad: Tensor) -> None:
 
 torch.library.register_autograd("ipr::softmax_integral", _backward, setup_context=_setup_context)
 torch.library.register_autograd("ipr::softmax_integral_backward", _no_second_derivative)
+
+
+class _GradientInPlace(torch.autograd.Function):
+    """``ipr::softmax_integral`` with a gradient that takes the logits' place."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor) -> tuple[Tensor, ...]:
+        results = torch.ops.ipr.softmax_integral(logits)
+        _setup_context(ctx, (logits,), results)
+        return results
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor | None) -> Tensor:
+        logits = ctx.saved_tensors[0].detach()  # shares the version counter: autograd sees the change
+        torch.ops.ipr.softmax_integral_backward_(logits, *ctx.saved_tensors[1:], *grads)
+        torch.autograd.graph.increment_version(logits)
+        return logits
+
+
+def _with_gradient_in_place(logits: Tensor) -> tuple[Tensor, ...]:
+    if torch.compiler.is_compiling() or not (torch.is_grad_enabled() and logits.requires_grad):
+        return torch.ops.ipr.softmax_integral(logits)
+    memory_of = logits if logits._base is None else logits._base
+    if memory_of.is_leaf and memory_of.requires_grad:
+        raise ValueError(
+            f"grad_in_place would overwrite the logits {list(logits.shape)}, which no layer computed: they "
+            "are a parameter or an input that asks for its gradient. Leave grad_in_place out"
+        )
+    return _GradientInPlace.apply(logits)

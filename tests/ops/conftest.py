@@ -1,8 +1,9 @@
-"""What the operators' tests share: instruction sets and layouts."""
+"""What the operators' tests share: devices, instruction sets and layouts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ from ipr.ops import IntegralResult, _library
 from tests.conftest import Tolerance
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+# Of the relative L2 error of a gradient: the target in float32, rounding of the result in the halves.
+GRADIENT_LIMIT = {torch.float32: 5e-7, torch.float64: 1e-13, torch.bfloat16: 4e-3, torch.float16: 5e-4}
 
 
 def _available(isa: str) -> bool:
@@ -30,15 +33,53 @@ ISAS = [
 
 @pytest.fixture(params=ISAS)
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Runs a test once with the kernels of each instruction set that this CPU has."""
+    """Runs a test of the CPU once with the kernels of each instruction set that this CPU has."""
+    with using(request.param):
+        yield request.param
+
+
+@contextmanager
+def using(isa: str) -> Iterator[None]:
     current = _library.isa()
-    assert _library.LIBRARY.ipr_ops_use_isa(request.param.encode()) == 1
-    yield request.param
-    _library.LIBRARY.ipr_ops_use_isa(current.encode())
+    assert _library.LIBRARY.ipr_ops_use_isa(isa.encode()) == 1
+    try:
+        yield
+    finally:
+        _library.LIBRARY.ipr_ops_use_isa(current.encode())
 
 
-def random_logits(shape: tuple[int, ...], dtype: torch.dtype, scale: float = 3.0) -> Tensor:
-    return (torch.randn(shape, dtype=torch.float64) * scale).to(dtype)
+def _no_cuda() -> str:
+    """Why operators cannot be tested on CUDA here; empty where they can."""
+    if not torch.cuda.is_available():
+        return f"torch {torch.__version__} sees no CUDA device"
+    compiled = torch._C._dispatch_has_kernel_for_dispatch_key("ipr::softmax_integral", "CUDA")
+    return "" if compiled else f"no CUDA kernels in the library: {_library.build_info().cuda}"
+
+
+CUDA = pytest.param("cuda", marks=pytest.mark.skipif(bool(_no_cuda()), reason=_no_cuda() or "CUDA works"))
+
+
+@pytest.fixture(params=["cpu", CUDA])
+def device(request: pytest.FixtureRequest) -> str:
+    """Runs a test once on each kind of device."""
+    return str(request.param)
+
+
+@pytest.fixture(params=[*ISAS, CUDA])
+def kernels(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The device: runs a test on the CPU with each instruction set, as ``isa`` does, and on CUDA."""
+    if request.param == "cuda":
+        yield "cuda"
+    else:
+        with using(request.param):
+            yield "cpu"
+
+
+def random_logits(
+    shape: tuple[int, ...], dtype: torch.dtype, scale: float = 3.0, device: str = "cpu"
+) -> Tensor:
+    """The same ones on every device."""
+    return (torch.randn(shape, dtype=torch.float64) * scale).to(dtype).to(device)
 
 
 def channels_last(volumes: Tensor) -> Tensor:
@@ -67,8 +108,10 @@ def strides(tensor: Tensor) -> list[int]:
     return [stride for stride, size in zip(tensor.stride(), tensor.shape, strict=True) if size > 1]
 
 
-def assert_integral(result: IntegralResult, exact: IntegralResult, tolerance: Tolerance) -> None:
-    """``exact`` is a reference result in float64."""
+def assert_integral(
+    result: IntegralResult, exact: IntegralResult, tolerance: Tolerance, probability: float = 1e-6
+) -> None:
+    """``exact`` is a reference result in float64; both may be on any device."""
     loose = result.mean.dtype != torch.float64
     assert result.mean.dtype == (torch.float32 if loose else torch.float64)
     rtol = 2e-7 if loose else 1e-14
@@ -76,6 +119,13 @@ def assert_integral(result: IntegralResult, exact: IntegralResult, tolerance: To
         if truth is None:
             assert value is None
             continue
-        atol = (tolerance.coords_cells if name == "mean" else 1e-6) if loose else 1e-12
+        atol = (tolerance.coords_cells if name == "mean" else probability) if loose else 1e-12
         assert value.dtype == result.mean.dtype
-        torch.testing.assert_close(value.double(), truth, atol=atol, rtol=rtol, equal_nan=True)
+        torch.testing.assert_close(
+            value.double().cpu(),
+            truth.cpu(),
+            atol=atol,
+            rtol=rtol,
+            equal_nan=True,
+            msg=lambda m, n=name: f"{n}: {m}",
+        )

@@ -1,0 +1,191 @@
+// How volumes are shared out to blocks and threads, and what the kernels of softmax_integral have in common.
+// A block takes a part of a row's volume; its threads stand in a grid of columns (some neighbouring elements
+// of the inner axis) x mid rows x outer slices.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "cuda/elements.h"
+#include "volumes.h"
+
+namespace ipr::cuda {
+namespace {
+
+constexpr int kRows = 4;       // of a thread per step: that many loads are in flight
+constexpr int kMaxParts = 64;  // of a row
+constexpr int kWarp = 32;
+constexpr unsigned kAllLanes = 0xffffffff;
+constexpr float kLog2e = 1.44269504f;
+constexpr int kMaxThreads = 256;
+/// Blocks that a multiprocessor has registers for: so many keep enough loads in flight.
+template <class Element>
+constexpr int kBlocks = sizeof(Element) == 8 ? 1 : 3;
+
+/// How the work is shared out.
+struct Tiling {
+  int outer_parts, mid_parts;  // of a volume: a block each
+  // Of a block's threads. A thread takes kRows rows at a time, `rows` apart, of every `slices`-th slice.
+  int columns, rows, slices, threads;
+  int inner, mid, outer;  // sizes of the largest part
+
+  __host__ __device__ int parts() const { return outer_parts * mid_parts; }
+  /// Of a part's sums: {reference, inner[], mid[], outer[]}.
+  __host__ __device__ int record() const { return 1 + inner + mid + outer; }
+};
+
+struct Range {
+  int begin, end;
+};
+
+template <class Int>
+__host__ __device__ constexpr Int ceil_div(Int a, Int b) {
+  return (a + b - 1) / b;
+}
+
+/// The cells of one of `parts` equal parts of an axis.
+__device__ __forceinline__ Range part_of(int64_t length, int parts, int part) {
+  return {static_cast<int>(length * part / parts), static_cast<int>(length * (part + 1) / parts)};
+}
+
+/// A thread's place in the block's grid.
+struct Place {
+  __device__ explicit Place(const Tiling& tiling)
+      : column(threadIdx.x % tiling.columns),
+        row(threadIdx.x / tiling.columns % tiling.rows),
+        slice(threadIdx.x / tiling.columns / tiling.rows),
+        used(slice < tiling.slices) {}
+  int column, row, slice;
+  bool used;
+};
+
+/// The part of this block.
+struct Part {
+  __device__ Part(const Volumes& v, const Tiling& tiling)
+      : row(blockIdx.x / tiling.parts()),
+        number(blockIdx.x % tiling.parts()),
+        outer(part_of(v.outer, tiling.outer_parts, number / tiling.mid_parts)),
+        mid(part_of(v.mid, tiling.mid_parts, number % tiling.mid_parts)),
+        offset(row / v.joints * v.batch_stride + row % v.joints * v.joint_stride) {}
+  int64_t row;
+  int number;
+  Range outer, mid;
+  int64_t offset;  // of the row's volume
+};
+
+template <class Real>
+__device__ __forceinline__ Real warp_sum(Real value) {
+#pragma unroll
+  for (int step = kWarp / 2; step > 0; step /= 2) value += __shfl_xor_sync(kAllLanes, value, step);
+  return value;
+}
+
+/// The block's sums of kCount values; scratch: kCount per warp, as above.
+template <int kCount>
+__device__ Array<double, kCount> block_sum(Array<double, kCount> values, double* scratch) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    const double sum = warp_sum(values.at[i]);
+    if (threadIdx.x % kWarp == 0) scratch[threadIdx.x / kWarp * kCount + i] = sum;
+  }
+  __syncthreads();
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    values.at[i] = 0;
+    for (int warp = 0; warp < blockDim.x / kWarp; ++warp) values.at[i] += scratch[warp * kCount + i];
+  }
+  return values;
+}
+
+// Launching.
+
+struct Device {
+  int multiprocessors, capability, shared_bytes;
+};
+
+const char* text(cudaError_t error) { return error == cudaSuccess ? nullptr : cudaGetErrorString(error); }
+
+Device device() {
+  int index = 0, major = 0, minor = 0;
+  Device result = {1, 0, 48 << 10};
+  cudaGetDevice(&index);
+  cudaDeviceGetAttribute(&result.multiprocessors, cudaDevAttrMultiProcessorCount, index);
+  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index);
+  cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, index);
+  cudaDeviceGetAttribute(&result.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, index);
+  result.capability = 10 * major + minor;
+  return result;
+}
+
+Tiling tile(const Volumes& v, int vec, int64_t max_parts) {
+  // Enough blocks that the last ones to end leave few multiprocessors idle, each with enough to read.
+  const int64_t vectors = v.outer * v.mid * (v.inner / vec), wanted = 32 * device().multiprocessors;
+  const int64_t parts =
+      std::max<int64_t>(1, std::min({ceil_div<int64_t>(wanted, v.rows()), vectors / 2048, max_parts}));
+  Tiling t;
+  t.outer_parts = static_cast<int>(std::min(parts, v.outer));
+  t.mid_parts = static_cast<int>(std::max<int64_t>(1, std::min(parts / t.outer_parts, v.mid / kRows)));
+  t.inner = static_cast<int>(v.inner);
+  t.mid = static_cast<int>(ceil_div<int64_t>(v.mid, t.mid_parts));
+  t.outer = static_cast<int>(ceil_div<int64_t>(v.outer, t.outer_parts));
+  t.columns = static_cast<int>(std::min<int64_t>(v.inner / vec, kMaxThreads));
+  t.rows = std::min(kMaxThreads / t.columns, ceil_div(t.mid, kRows));
+  t.slices = std::min(kMaxThreads / t.columns / t.rows, t.outer);
+  t.threads = ceil_div(t.columns * t.rows * t.slices, kWarp) * kWarp;
+  return t;
+}
+
+/// The longest vector that every row of the volumes is a whole number of, and aligned to.
+int vector_length(const Volumes& v, const void* data, int64_t size) {
+  int64_t bytes = 16;
+  const auto fits = [&](int64_t length, int64_t stride) { return length <= 1 || stride * size % bytes == 0; };
+  while (bytes > size && !(reinterpret_cast<uintptr_t>(data) % bytes == 0 && v.inner * size % bytes == 0 &&
+                           fits(v.batch, v.batch_stride) && fits(v.joints, v.joint_stride) &&
+                           fits(v.outer, v.outer_stride) && fits(v.mid, v.mid_stride))) {
+    bytes /= 2;
+  }
+  return static_cast<int>(bytes / size);
+}
+
+const char* const kTooLong = "the volume's axes are too long for this GPU's shared memory";
+
+template <class Kernel>
+const char* allow_shared(Kernel kernel, int bytes) {
+  if (bytes <= 48 << 10) return nullptr;
+  if (bytes > device().shared_bytes) return kTooLong;
+  return text(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                                   cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+}
+
+template <class E, int kLength>
+struct Vector {
+  using Element = E;
+  static constexpr int kVec = kLength;
+};
+
+/// visit(Vector<...>()) for the element and the vector length.
+template <class Visit>
+auto dispatch(Element element, int vec, const Visit& visit) {
+  const auto halves = [&](auto type) {
+    using Half = decltype(type);
+    return vec == 8   ? visit(Vector<Half, 8>())
+           : vec == 4 ? visit(Vector<Half, 4>())
+           : vec == 2 ? visit(Vector<Half, 2>())
+                      : visit(Vector<Half, 1>());
+  };
+  switch (element) {
+    case Element::kFloat32:
+      return vec == 4   ? visit(Vector<float, 4>())
+             : vec == 2 ? visit(Vector<float, 2>())
+                        : visit(Vector<float, 1>());
+    case Element::kFloat64:
+      return vec == 2 ? visit(Vector<double, 2>()) : visit(Vector<double, 1>());
+    case Element::kBFloat16:
+      return halves(__nv_bfloat16());
+    default:
+      return halves(__half());
+  }
+}
+
+}  // namespace
+}  // namespace ipr::cuda
