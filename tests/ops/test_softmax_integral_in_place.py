@@ -74,15 +74,11 @@ def test_without_gradients_nothing_is_written(device: str) -> None:
     assert torch.equal(logits, before) and not result.mean.requires_grad
 
 
-@pytest.mark.parametrize(
-    "of", [lambda leaf: leaf, lambda leaf: leaf.view(1, 2, 4, 4, 4)], ids=["leaf", "view"]
-)
-def test_refuses_to_overwrite_a_parameter(device: str, of: Callable[[Tensor], Tensor]) -> None:
+def test_refuses_to_overwrite_a_parameter(device: str) -> None:
     leaf = torch.randn(1, 2, 4, 4, 4, device=device, requires_grad=True)
-    with pytest.raises(
-        ValueError, match=r"would overwrite the logits \[1, 2, 4, 4, 4\], which no layer comp"
-    ):
-        softmax_integral(of(leaf), grad_in_place=True)
+    for logits in (leaf, leaf.view(1, 2, 4, 4, 4)):
+        with pytest.raises(ValueError, match=r"overwrite the logits \[1, 2, 4, 4, 4\], which no layer"):
+            softmax_integral(logits, grad_in_place=True)
 
 
 def test_refuses_logits_that_it_cannot_write_to(device: str) -> None:
