@@ -14,6 +14,7 @@
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <utility>
 
 namespace ipr::cpu {
 namespace {
@@ -264,24 +265,46 @@ void differentiate(const Volumes& v, Element element, const void* logits, const 
   });
 }
 
+/// Blocks are cut between slices: the one slice of a large heat map is read as slices of one row.
+bool is_large_map(const Volumes& v) { return v.outer == 1 && v.mid * v.inner > 2 * kBlockElements; }
+
+Volumes by_rows(Volumes v) {
+  std::swap(v.outer, v.mid);
+  std::swap(v.outer_stride, v.mid_stride);
+  std::swap(v.outer_axis, v.mid_axis);
+  return v;
+}
+
+Integral by_rows(Integral integral) {
+  std::swap(integral.outer, integral.mid);
+  return integral;
+}
+
 }  // namespace
 
 void softmax_integral(const Volumes& volumes, Element element, const void* logits, const Integral& result,
                       ParallelFor parallel_for) {
+  const bool cut = is_large_map(volumes);
+  const Volumes v = cut ? by_rows(volumes) : volumes;
+  const Integral r = cut ? by_rows(result) : result;
   if (element == Element::kFloat64) {
-    integrate<double>(volumes, element, logits, result, parallel_for);
+    integrate<double>(v, element, logits, r, parallel_for);
   } else {
-    integrate<float>(volumes, element, logits, result, parallel_for);
+    integrate<float>(v, element, logits, r, parallel_for);
   }
 }
 
-void softmax_integral_backward(const Volumes& v, Element element, const void* logits,
+void softmax_integral_backward(const Volumes& volumes, Element element, const void* logits,
                                const Volumes& gradient_volumes, void* gradient, const Integral& result,
                                const Integral& upstream, ParallelFor parallel_for) {
+  const bool cut = is_large_map(volumes);
+  const Volumes v = cut ? by_rows(volumes) : volumes;
+  const Volumes g = cut ? by_rows(gradient_volumes) : gradient_volumes;
+  const Integral r = cut ? by_rows(result) : result, u = cut ? by_rows(upstream) : upstream;
   if (element == Element::kFloat64) {
-    differentiate<double>(v, element, logits, gradient_volumes, gradient, result, upstream, parallel_for);
+    differentiate<double>(v, element, logits, g, gradient, r, u, parallel_for);
   } else {
-    differentiate<float>(v, element, logits, gradient_volumes, gradient, result, upstream, parallel_for);
+    differentiate<float>(v, element, logits, g, gradient, r, u, parallel_for);
   }
 }
 

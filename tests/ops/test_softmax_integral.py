@@ -59,6 +59,18 @@ def test_heat_maps_and_packed_channels(kernels: str, dtype: torch.dtype, toleran
         assert torch.equal(a, b)
 
 
+def test_large_heat_maps(kernels: str, tolerance: Tolerance) -> None:
+    """Maps that are cut into rows, so that a single one occupies every thread."""
+    for dtype in (torch.float32, torch.bfloat16):
+        maps = random_logits((1, 2, 300, 260), dtype, device=kernels).requires_grad_()
+        exact = maps.detach().double().requires_grad_()
+        result, truth = softmax_integral(maps), softmax_integral_reference(exact)
+        assert_integral(result, truth, tolerance)
+        (gradient,) = torch.autograd.grad(result.mean.sum(), maps)
+        (expected,) = torch.autograd.grad(truth.mean.sum(), exact)
+        assert (gradient.double() - expected).norm() < GRADIENT_LIMIT[dtype] * expected.norm()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("name", ["peaky_d16_j4", "dneqw_d8h16w12_j6"])
 def test_matches_the_original(kernels: str, name: str, dtype: torch.dtype, tolerance: Tolerance) -> None:
