@@ -23,8 +23,7 @@ __device__ __forceinline__ char* dynamic_shared() {
 /// their shared memory visible to each other.
 __device__ __forceinline__ void cluster_sync() {
 #if __CUDA_ARCH__ >= 900
-  asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::
-                   : "memory");
+  asm volatile("barrier.cluster.arrive.release;\n\tbarrier.cluster.wait.acquire;" ::: "memory");
 #endif
 }
 
@@ -45,6 +44,14 @@ __device__ __forceinline__ float fast_exp2(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
+}
+
+/// Whether a kernel may be launched with clusters here: what runs was compiled for a chip that has them, and
+/// is never for a newer chip than this one.
+template <class... Parameters>
+bool has_clusters(void (*kernel)(Parameters...)) {
+  cudaFuncAttributes attributes;
+  return cudaFuncGetAttributes(&attributes, kernel) == cudaSuccess && attributes.ptxVersion >= 90;
 }
 
 struct Launch {

@@ -288,9 +288,16 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
   merge<Real>(v, tiling, row, record_of, reinterpret_cast<double*>(dynamic_shared()), result);
 }
 
-Tiling forward_tiling(const Volumes& v, int vec, bool& clustered) {
-  clustered = device().capability >= 90;
-  return tile(v, vec, clustered ? kMaxCluster : kMaxParts);
+struct Plan {
+  Tiling tiling;
+  bool in_one;  // one kernel does it all: a row is one part, or the parts are a cluster
+};
+
+template <class Element, int kVec>
+Plan plan(const Volumes& v) {
+  const bool clusters = has_clusters(sum_parts<Element, kVec>);
+  const Tiling tiling = tile(v, kVec, clusters ? kMaxCluster : kMaxParts);
+  return {tiling, clusters || tiling.parts() == 1};
 }
 
 }  // namespace
@@ -298,10 +305,8 @@ Tiling forward_tiling(const Volumes& v, int vec, bool& clustered) {
 int64_t softmax_integral_workspace(const Volumes& v, Element element, const void* logits) {
   return dispatch(element, vector_length(v, logits, element_size(element)), [&](auto vector) -> int64_t {
     using E = typename decltype(vector)::Element;
-    bool clustered;
-    const Tiling tiling = forward_tiling(v, vector.kVec, clustered);
-    return clustered || tiling.parts() == 1 ? 0
-                                            : v.rows() * tiling.parts() * tiling.record() * sizeof(RealOf<E>);
+    const auto [tiling, in_one] = plan<E, vector.kVec>(v);
+    return in_one ? 0 : v.rows() * tiling.parts() * tiling.record() * sizeof(RealOf<E>);
   });
 }
 
@@ -311,21 +316,19 @@ const char* softmax_integral(const Volumes& v, Element element, const void* logi
     using E = typename decltype(vector)::Element;
     using Real = RealOf<E>;
     constexpr int kVec = vector.kVec;
-    bool clustered;
-    const Tiling tiling = forward_tiling(v, kVec, clustered);
+    const auto [tiling, in_one] = plan<E, kVec>(v);
     const int64_t blocks = v.rows() * tiling.parts();
     if (blocks > INT32_MAX) return "too many volumes in one batch";
-    const bool merges = clustered || tiling.parts() == 1;
     const int merging = (kMaxParts + 6 * kWarp) * sizeof(double);
     const int bytes = std::max(Shared<Real, kVec>::size(tiling), merging);
     if (const char* error = allow_shared(sum_parts<E, kVec>, bytes)) return error;
     const auto size = [](int64_t n) { return static_cast<unsigned>(n); };
-    const Launch sum = {size(blocks), size(tiling.threads), size(bytes), merges ? size(tiling.parts()) : 1,
+    const Launch sum = {size(blocks), size(tiling.threads), size(bytes), in_one ? size(tiling.parts()) : 1,
                         stream};
-    Real* const records = merges ? nullptr : static_cast<Real*>(workspace);
+    Real* const records = in_one ? nullptr : static_cast<Real*>(workspace);
     const char* error =
         text(launch(sum_parts<E, kVec>, sum, v, tiling, static_cast<const E*>(logits), result, records));
-    if (error != nullptr || merges) return error;
+    if (error != nullptr || in_one) return error;
     const Launch merge = {size(v.rows()), 256, size(merging), 1, stream};
     return text(launch(merge_parts<Real>, merge, v, tiling, static_cast<const Real*>(records), result));
   });

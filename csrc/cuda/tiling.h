@@ -100,21 +100,25 @@ __device__ Array<double, kCount> block_sum(Array<double, kCount> values, double*
 // Launching.
 
 struct Device {
-  int multiprocessors, capability, shared_bytes;
+  int multiprocessors, shared_bytes;
 };
 
 const char* text(cudaError_t error) { return error == cudaSuccess ? nullptr : cudaGetErrorString(error); }
 
 Device device() {
-  int index = 0, major = 0, minor = 0;
-  Device result = {1, 0, 48 << 10};
+  int index = 0;
+  Device result = {1, 48 << 10};
   cudaGetDevice(&index);
   cudaDeviceGetAttribute(&result.multiprocessors, cudaDevAttrMultiProcessorCount, index);
-  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index);
-  cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, index);
   cudaDeviceGetAttribute(&result.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, index);
-  result.capability = 10 * major + minor;
   return result;
+}
+
+/// The largest power of two that is at most n, or 1: what clusters may count.
+int power_of_two(int64_t n) {
+  int power = 1;
+  while (2 * power <= n) power *= 2;
+  return power;
 }
 
 Tiling tile(const Volumes& v, int vec, int64_t max_parts) {
@@ -123,8 +127,8 @@ Tiling tile(const Volumes& v, int vec, int64_t max_parts) {
   const int64_t parts =
       std::max<int64_t>(1, std::min({ceil_div<int64_t>(wanted, v.rows()), vectors / 2048, max_parts}));
   Tiling t;
-  t.outer_parts = static_cast<int>(std::min(parts, v.outer));
-  t.mid_parts = static_cast<int>(std::max<int64_t>(1, std::min(parts / t.outer_parts, v.mid / kRows)));
+  t.outer_parts = power_of_two(std::min(parts, v.outer));
+  t.mid_parts = power_of_two(std::min(parts / t.outer_parts, v.mid / kRows));
   t.inner = static_cast<int>(v.inner);
   t.mid = static_cast<int>(ceil_div<int64_t>(v.mid, t.mid_parts));
   t.outer = static_cast<int>(ceil_div<int64_t>(v.outer, t.outer_parts));
