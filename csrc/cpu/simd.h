@@ -112,7 +112,8 @@ constexpr bool kHasPairs<BFloat16> = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__;
 
 /// Two vectors of elements: those at even places, and those at odd ones.
 IPR_INLINE void load_pair(const BFloat16* p, Floats& even, Floats& odd) {
-  const auto pairs = bit_cast<FloatBits>(load(reinterpret_cast<const float*>(p)));
+  FloatBits pairs;
+  memcpy(&pairs, p, sizeof(pairs));  // not load(): p need not be aligned to a float
   even = bit_cast<Floats>(pairs << 16);
   odd = bit_cast<Floats>(pairs & static_cast<int32_t>(0xffff0000));
 }

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple, Optional
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from ipr.ops import _library as _library  # registers torch.ops.ipr
 
@@ -52,14 +53,26 @@ def _cells(marginal: Tensor) -> Tensor:
 
 def _volume(logits: Tensor, num_joints: Optional[int]) -> tuple[Tensor, bool]:  # noqa: UP045
     """The logits as [B, J, D, H, W], and whether they have a depth."""
-    if logits.dim() == 5 and (num_joints is None or logits.size(1) == num_joints):
-        return logits, True
-    if logits.dim() == 4 and num_joints is None:
-        return logits.unsqueeze(2), False
-    if logits.dim() == 4 and num_joints is not None and num_joints > 0 and logits.size(1) % num_joints == 0:
-        return logits.unflatten(1, (num_joints, logits.size(1) // num_joints)), True
-    expected = "[B, J, D, H, W], [B, J, H, W] (heat maps) or, with num_joints=J, [B, J*D, H, W]"
-    raise ValueError(f"logits must be {expected}; got {list(logits.shape)} with num_joints={num_joints}")
+    layouts = "[B, J, D, H, W], [B, J, H, W] (heat maps) or, with num_joints=J, [B, J*D, H, W]"
+    if logits.layout != torch.strided:
+        raise TypeError(f"logits {layouts} must be dense; got {logits.layout} {list(logits.shape)}")
+    if logits.dtype not in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+        types = "float32, float64, bfloat16 or float16"
+        raise TypeError(f"logits {layouts} must be {types}; got {logits.dtype} {list(logits.shape)}")
+    volume, has_depth, fits = logits, True, logits.dim() == 5
+    if num_joints is None:
+        if logits.dim() == 4:
+            volume, has_depth, fits = logits.unsqueeze(2), False, True
+    elif logits.dim() == 4 and num_joints > 0 and logits.size(1) % num_joints == 0:
+        volume, fits = logits.unflatten(1, (num_joints, logits.size(1) // num_joints)), True
+    else:
+        fits = fits and logits.size(1) == num_joints
+    if not fits:
+        raise ValueError(f"logits must be {layouts}; got {list(logits.shape)} with num_joints={num_joints}")
+    if volume.size(2) < 1 or volume.size(3) < 1 or volume.size(4) < 1:
+        given = f"{list(logits.shape)} with num_joints={num_joints}"
+        raise ValueError(f"logits {layouts} need D, H and W of at least 1; got {given}")
+    return volume, has_depth
 
 
 def softmax_integral(
@@ -77,15 +90,15 @@ def softmax_integral(
         grad_in_place: write the gradient over the logits: it needs no memory of its own, and the logits are
             gone after the backward pass. For logits that a layer computed (not a leaf) and that nothing else
             uses; autograd refuses a second backward pass, and one of another operator that kept the logits.
-            torch.compile plans memory itself: there it changes nothing.
+            torch.compile and torch.func plan memory themselves: there it changes nothing.
 
     A NaN or +inf makes its joint NaN, and no other; -inf is probability 0, and all -inf NaN.
     """
     volume, has_depth = _volume(logits, num_joints)
-    if grad_in_place and not torch.jit.is_scripting():
-        results = _with_gradient_in_place(volume)
-    else:
+    if torch.jit.is_scripting():
         results = torch.ops.ipr.softmax_integral(volume)
+    else:
+        results = _integral(volume, grad_in_place)
     mean, px, py, pz, logsumexp = results
     logsumexp = logsumexp.to(mean.dtype)
     if has_depth:
@@ -108,6 +121,8 @@ def softmax_integral_reference(logits: Tensor, num_joints: Optional[int] = None)
 
 @torch.library.register_fake("ipr::softmax_integral")
 def _(logits: Tensor) -> tuple[Tensor, ...]:
+    if logits.dim() != 5:
+        raise ValueError(f"softmax_integral: logits must be [B, J, D, H, W], got {list(logits.shape)}")
     batch, joints, depth, height, width = logits.shape
     dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
 
@@ -136,6 +151,8 @@ def _setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, ...]) 
 
 
 def _backward(ctx: Any, *grads: Tensor | None) -> Tensor:
+    if _transformed():
+        return _TransformedBackward.apply(*ctx.saved_tensors, *grads)
     return torch.ops.ipr.softmax_integral_backward(*ctx.saved_tensors, *grads)
 
 
@@ -177,3 +194,72 @@ def _with_gradient_in_place(logits: Tensor) -> tuple[Tensor, ...]:
             "are a parameter or an input that asks for its gradient. Leave grad_in_place out"
         )
     return _GradientInPlace.apply(logits)
+
+
+# torch.func and forward-mode AD, which torch.library's gradients do not serve: of the first it says that
+# torch.func is not supported, and with the second it makes all tangents zero.
+
+
+def _transformed() -> bool:
+    """Whether one of them is at work."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def _integral(logits: Tensor, grad_in_place: bool) -> tuple[Tensor, ...]:
+    if _transformed():
+        return _Transformed.apply(logits)
+    return _with_gradient_in_place(logits) if grad_in_place else torch.ops.ipr.softmax_integral(logits)
+
+
+class _Transformed(torch.autograd.Function):
+    """``ipr::softmax_integral`` and its gradient, for them."""
+
+    generate_vmap_rule = True
+    forward = staticmethod(torch.ops.ipr.softmax_integral)
+    setup_context = staticmethod(_setup_context)
+    backward = staticmethod(_backward)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> None:
+        raise NotImplementedError(
+            "softmax_integral has no forward-mode derivative; "
+            "softmax_integral_reference, in plain PyTorch, has"
+        )
+
+
+class _TransformedBackward(torch.autograd.Function):
+    """``ipr::softmax_integral_backward``, which has no derivative, for them."""
+
+    generate_vmap_rule = True
+    forward = staticmethod(torch.ops.ipr.softmax_integral_backward)
+    backward = staticmethod(_no_second_derivative)
+    jvp = staticmethod(_no_second_derivative)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor | None, ...], output: Tensor) -> None:
+        pass
+
+
+@torch.library.register_vmap("ipr::softmax_integral")
+def _(info: Any, in_dims: tuple[int | None], *tensors: Tensor) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    results = torch.ops.ipr.softmax_integral(*_folded(info.batch_size, in_dims, tensors))
+    return tuple(result.unflatten(0, (info.batch_size, -1)) for result in results), (0,) * len(results)
+
+
+@torch.library.register_vmap("ipr::softmax_integral_backward")
+def _(info: Any, in_dims: tuple[int | None, ...], *tensors: Tensor | None) -> tuple[Tensor, int]:
+    gradient = torch.ops.ipr.softmax_integral_backward(*_folded(info.batch_size, in_dims, tensors))
+    return gradient.unflatten(0, (info.batch_size, -1)), 0
+
+
+def _folded(
+    size: int, in_dims: tuple[int | None, ...], tensors: tuple[Tensor | None, ...]
+) -> list[Tensor | None]:
+    """The axis over which vmap maps, of ``size``, as a part of B."""
+    folded: list[Tensor | None] = []
+    for tensor, dim in zip(tensors, in_dims, strict=True):
+        if tensor is not None:
+            tensor = tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+            tensor = tensor.flatten(0, 1)
+        folded.append(tensor)
+    return folded

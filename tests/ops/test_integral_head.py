@@ -67,3 +67,27 @@ def test_wrong_shapes() -> None:
             function(features, weight[:, 1:], bias, JOINTS)
         with pytest.raises(ValueError, match=r"whole depth D; got \[15, 7\] with num_joints=4"):
             function(features, weight, bias, 4)
+
+
+def test_mixed_devices_and_types() -> None:
+    features, weight, bias = _inputs()
+    for function in (integral_head, integral_head_reference):
+        for weight_there, bias_there in ((weight.to("meta"), bias), (weight, bias.to("meta"))):
+            with pytest.raises(ValueError, match=r"\[J\*D, C\].* one device.* got \[2, 7, 6, 4\] .*meta"):
+                function(features, weight_there, bias_there, JOINTS)
+        for weight_there, bias_there in ((weight.float(), bias), (weight, bias.float())):
+            with pytest.raises(TypeError, match=r"\[J\*D\] of one type; got \[2, 7, 6, 4\] .*float64 .*float32"):
+                function(features, weight_there, bias_there, JOINTS)
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # converts what it is given
+        assert integral_head(features.bfloat16(), weight.float(), bias.float(), JOINTS).mean.shape == (
+            2,
+            3,
+            3,
+        )
+
+
+def test_wrong_bias() -> None:
+    features, weight, bias = _inputs()
+    for function in (integral_head, integral_head_reference):
+        with pytest.raises(ValueError, match=r"bias \[J\*D\] .*got .*\[15, 7\] .*\[14\]"):
+            function(features, weight, bias[1:], JOINTS)

@@ -1,9 +1,12 @@
-"""softmax_integral on extreme logits: the largest, masked ones, not a number; on any number of threads."""
+"""softmax_integral at the limits: extreme logits, not a number, run to run, far apart in memory."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
+from torch import Tensor
 
 from ipr.ops import softmax_integral, softmax_integral_reference
 from tests.conftest import Tolerance
@@ -17,7 +20,7 @@ EXTREMES = ["equal", "one hot", "offset", "ramp up", "ramp down", "masked", "low
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("extreme", EXTREMES)
 def test_extreme_values(
-    isa: str, extreme: str, dtype: torch.dtype, layout: str, tolerance: Tolerance
+    kernels: str, extreme: str, dtype: torch.dtype, layout: str, tolerance: Tolerance
 ) -> None:
     logits = torch.zeros(2, 2, 20, 16, 18, dtype=torch.float64)
     if extreme == "one hot":
@@ -37,7 +40,7 @@ def test_extreme_values(
     elif extreme == "lowest":
         logits += torch.finfo(dtype).min
         logits[..., 3, 4, 5] = 0
-    logits = LAYOUTS[layout](logits.to(dtype))
+    logits = LAYOUTS[layout](logits.to(dtype).to(kernels))
     assert_integral(softmax_integral(logits), softmax_integral_reference(logits.double()), tolerance)
     exact, logits = logits.double().requires_grad_(), logits.requires_grad_()
     gradient = torch.autograd.grad(softmax_integral(logits).mean.sum(), logits)[0]
@@ -49,8 +52,8 @@ def test_extreme_values(
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("value", [NAN, INF])
-def test_not_a_number_stays_in_its_joint(isa: str, value: float, dtype: torch.dtype, layout: str) -> None:
-    clean = random_logits((2, 3, 9, 16, 35), dtype)
+def test_not_a_number_stays_in_its_joint(kernels: str, value: float, dtype: torch.dtype, layout: str) -> None:
+    clean = random_logits((2, 3, 9, 16, 35), dtype, device=kernels)
     expected = softmax_integral(LAYOUTS[layout](clean))
     others = torch.ones(2, 3, dtype=torch.bool)
     others[1, 1] = False
@@ -67,25 +70,74 @@ def test_not_a_number_stays_in_its_joint(isa: str, value: float, dtype: torch.dt
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_nothing_but_the_largest_or_lowest_number(isa: str, dtype: torch.dtype, tolerance: Tolerance) -> None:
+def test_nothing_but_the_largest_or_lowest_number(
+    kernels: str, dtype: torch.dtype, tolerance: Tolerance
+) -> None:
     for value in (torch.finfo(dtype).min, torch.finfo(dtype).max):
-        logits = torch.full((1, 1, 9, 16, 18), value, dtype=dtype)
+        logits = torch.full((1, 1, 9, 16, 18), value, dtype=dtype, device=kernels)
         assert_integral(softmax_integral(logits), softmax_integral_reference(logits.double()), tolerance)
 
 
-def test_nothing_but_minus_infinity_has_no_mean(isa: str) -> None:
-    result = softmax_integral(torch.full((1, 1, 4, 4, 4), -INF))
+def test_nothing_but_minus_infinity_has_no_mean(kernels: str) -> None:
+    result = softmax_integral(torch.full((1, 1, 4, 4, 4), -INF, device=kernels))
     assert result.mean.isnan().all() and result.px.isnan().all() and (result.logsumexp == -INF).all()
 
 
-def test_threads_do_not_change_a_bit() -> None:
-    logits = random_logits((1, 2, 24, 64, 64), torch.float32).requires_grad_()
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_every_run_gives_the_same_bits(kernels: str, layout: str) -> None:
+    """On any number of threads: sums are cut and merged in an order that only sizes decide."""
     outcomes = []
     threads = torch.get_num_threads()
-    for count in (1, 2, 3):
+    logits = LAYOUTS[layout](random_logits((1, 2, 24, 64, 64), torch.float32, device=kernels))
+    logits.requires_grad_()
+    for count in (1, 1, 2, 3):
         torch.set_num_threads(count)
         result = softmax_integral(logits)
-        outcomes.append([*result, *torch.autograd.grad(result.mean.sum(), logits)])
+        loss = result.mean.sum() + result.px.square().sum() + result.logsumexp.sum()
+        outcomes.append([*result, *torch.autograd.grad(loss, logits)])
     torch.set_num_threads(threads)
     for outcome in outcomes[1:]:
         assert all(torch.equal(a, b) for a, b in zip(outcomes[0], outcome, strict=True))
+
+
+HUGE = 2**31 + 2**20  # elements, more than an int counts
+
+
+@pytest.fixture
+def huge(device: str) -> Iterator[Tensor]:
+    """A row of HUGE elements. On the CPU only pages that are written to take memory."""
+    if device == "cuda" and torch.cuda.mem_get_info()[0] < 3 * HUGE:
+        pytest.skip("needs 6 GB of free CUDA memory")
+    try:
+        memory = torch.empty(HUGE, dtype=torch.bfloat16, device=device)
+    except RuntimeError as error:
+        pytest.skip(f"no address space for 4 GB: {error}")
+    yield memory
+    del memory
+    if device == "cuda":
+        torch.cuda.empty_cache()
+
+
+@pytest.mark.parametrize("rows", ["width", "depth"])
+@pytest.mark.parametrize("axis", range(5))
+def test_logits_more_than_2_31_elements_apart(huge: Tensor, axis: int, rows: str) -> None:
+    """The second entry of one axis lies that far from the first; rows run along the width, or the depth."""
+    fastest = {"width": 4, "depth": 2}[rows]
+    if axis == fastest:
+        pytest.skip("rows are contiguous")
+    shape = [2, 2, 3, 4, 5]
+    shape[axis] = 2
+    order = [i for i in (0, 1, 3, 4, 2) if i != fastest] + [fastest]
+    strides, stride = [0] * 5, 1
+    for i in reversed(order):
+        strides[i] = HUGE - 2**10 if i == axis else stride
+        stride *= 1 if i == axis else shape[i]
+    near = random_logits(tuple(shape), torch.bfloat16, device=str(huge.device))
+    far = huge.as_strided(shape, strides).copy_(near)
+    outcomes = []
+    for logits in (near, far):
+        logits = logits.detach().requires_grad_()
+        result = softmax_integral(logits)
+        loss = result.mean.square().sum() + result.logsumexp.sum()
+        outcomes.append([*result, *torch.autograd.grad(loss, logits)])
+    torch.testing.assert_close(*outcomes)
