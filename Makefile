@@ -1,13 +1,14 @@
 # make train | test | lint | format | build: each first brings .venv up to date (pinned requirements, compiled operators).
-# PYTHON=python3.12 chooses the interpreter for a new .venv; ARGS="..." is passed on to training or pytest.
+# make sanitize | cuda-check | wheel-check: see CONTRIBUTING.md.
+# PYTHON=python3.12 chooses the interpreter for a new .venv; ARGS="..." is passed on to training, pytest or the check.
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 LIBRARY := ipr/lib/libipr_ops.so
 BUILT_FROM := setup.py pyproject.toml CMakeLists.txt ipr/__init__.py $(wildcard csrc/*.* csrc/cpu/* csrc/cuda/*)
-CPP := $(wildcard csrc/*.h csrc/*.cpp csrc/cpu/* csrc/cuda/* tests/cpp/*.cpp)
+CPP := $(wildcard csrc/*.h csrc/*.cpp csrc/cpu/* csrc/cuda/* tests/cpp/*.cpp tests/cuda/*.h tests/cuda/*.cpp)
 
-.PHONY: train test lint format build
+.PHONY: train test lint format build sanitize cuda-check wheel-check
 .DELETE_ON_ERROR:
 
 train: build
@@ -26,6 +27,15 @@ format: $(VENV)/requirements-dev.stamp
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 	$(VENV)/bin/clang-format -i $(CPP)
+
+sanitize: $(VENV)/requirements-dev.stamp
+	$(PY) -m tests.sanitize $(ARGS)
+
+cuda-check: $(VENV)/requirements-dev.stamp
+	$(PY) -m tests.cuda_build $(ARGS)
+
+wheel-check: $(VENV)/requirements-dev.stamp
+	$(PY) -m tests.wheels $(ARGS)
 
 build: $(LIBRARY)
 

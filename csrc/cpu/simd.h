@@ -328,8 +328,8 @@ struct TableExpFrom {
   }
   IPR_MEMBER Floats operator()(Floats x) const {
     constexpr float kRound = 786432.f;  // 1.5 * 2^19: added, it leaves sixteenths in the low bits
-    const Floats y = x * kLog2e - offset;
-    const Floats r = _mm512_reduce_ps(y, 0x41);  // y - floor(16 y) / 16; 0 for infinities
+    const Floats y = _mm512_fmsub_ps(x, Floats{} + kLog2e, offset);  // as one operation, at any -O
+    const Floats r = _mm512_reduce_ps(y, 0x41);                      // y - floor(16 y) / 16; 0 for infinities
     const Floats t = _mm512_add_round_ps(y, Floats{} + kRound, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
     const Floats power = _mm512_permutexvar_ps(_mm512_castps_si512(t), table);
     Floats p = r * 0.24547948f + 0.6930239f;

@@ -76,14 +76,11 @@ def test_mixed_devices_and_types() -> None:
             with pytest.raises(ValueError, match=r"\[J\*D, C\].* one device.* got \[2, 7, 6, 4\] .*meta"):
                 function(features, weight_there, bias_there, JOINTS)
         for weight_there, bias_there in ((weight.float(), bias), (weight, bias.float())):
-            with pytest.raises(TypeError, match=r"\[J\*D\] of one type; got \[2, 7, 6, 4\] .*float64 .*float32"):
+            with pytest.raises(TypeError, match=r"\[J\*D\] of one type; got \[2, 7, 6, 4\] .*float64 "):
                 function(features, weight_there, bias_there, JOINTS)
     with torch.autocast("cpu", dtype=torch.bfloat16):  # converts what it is given
-        assert integral_head(features.bfloat16(), weight.float(), bias.float(), JOINTS).mean.shape == (
-            2,
-            3,
-            3,
-        )
+        mixed = integral_head(features.bfloat16(), weight.float(), bias.float(), JOINTS)
+    assert mixed.mean.shape == (2, 3, 3)
 
 
 def test_wrong_bias() -> None:
