@@ -21,6 +21,15 @@
 //
 //   ipr::softmax_integral_backward_(...) -> ()
 //     The same gradient, in the memory of the logits.
+//   ipr::warp_patch(pixels uint8 [bytes], offsets int64 [B], sizes int32 [B,2], affine float32 [B,2,3],
+//                   int height, int width, float[3] mean, float[3] std, color? float32 [B,3,4],
+//                   gamma? float32 [B], occluder_pixels? uint8 [bytes], occluder_offsets? int64 [K],
+//                   occluder_sizes? int32 [K,2], occluder_affine? float32 [K,2,3],
+//                   first_occluder? int64 [B+1], ScalarType dtype, bool channels_last, bool antialias, bool
+//                   bgr)
+//       -> patches [B,3,height,width]
+//     Crops, warps, occludes, colours and normalises regions of images; warp.h says what in which order, and
+//     ipr/ops/warp_patch.py what each argument is. Regions are RGB (BGR), occluders RGBA. CPU only as yet.
 #pragma once
 
 extern "C" {

@@ -8,42 +8,15 @@
 #endif
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
-#include <cstdlib>
-#include <cstring>
 #include <limits>
 #include <memory>
 #include <utility>
 
+#include "cpu/isa.h"
+
 namespace ipr::cpu {
 namespace {
-
-struct Isa {
-  const char* name;
-  const Kernels* kernels;
-};
-
-/// The best of those that this CPU has, or the one asked for; no kernels if that one is not available.
-Isa find_isa(const char* wanted) {
-  const auto fits = [&](const char* name) { return wanted == nullptr || std::strcmp(wanted, name) == 0; };
-#if defined(__x86_64__)
-  const bool avx2 =
-      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  if (avx512 && fits("avx512")) return {"avx512", &avx512::kSoftmaxIntegral};
-  if (avx2 && fits("avx2")) return {"avx2", &avx2::kSoftmaxIntegral};
-#endif
-  if (fits("baseline")) return {"baseline", &baseline::kSoftmaxIntegral};
-  return {"", nullptr};
-}
-
-Isa& current_isa() {
-  static const char* const wanted = std::getenv("IPR_ISA");
-  static Isa isa = find_isa(wanted != nullptr && *wanted != '\0' ? wanted : nullptr);
-  return isa;
-}
 
 /// Enough to hide what a block costs besides its elements, few enough that B * J = 1 occupies some threads.
 constexpr int64_t kBlockElements = 32768;
@@ -108,22 +81,6 @@ Block block_at(const Volumes& v, const Position& at, const void* data, int64_t s
           begin + elements * size};
 }
 
-struct Scratch {
-  explicit Scratch(int64_t bytes) : memory(new char[bytes + 64]) {}
-  void* get() const {
-    return reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(memory.get()) + 63) & ~uintptr_t{63});
-  }
-  std::unique_ptr<char[]> memory;
-};
-
-template <class F>
-void run(ParallelFor parallel_for, int64_t count, int64_t grain, const F& f) {
-  parallel_for(
-      0, count, grain,
-      [](int64_t begin, int64_t end, void* context) { (*static_cast<const F*>(context))(begin, end); },
-      const_cast<void*>(static_cast<const void*>(&f)));
-}
-
 /// Marginals, means and logsumexp of one joint from the sums of its blocks: {reference, inner[], mid[],
 /// outer[]} each.
 template <class Real>
@@ -170,7 +127,7 @@ template <class Real>
 void integrate(const Volumes& v, Element element, const void* logits, const Integral& result,
                ParallelFor parallel_for) {
   const Blocks blocks(v);
-  const auto kernel = current_isa().kernels->forward[static_cast<int>(element)];
+  const auto kernel = IPR_OF_ISA(kSoftmaxIntegral).forward[static_cast<int>(element)];
   const int64_t stride = 1 + v.inner + v.mid + (v.outer + blocks.per_joint - 1) / blocks.per_joint;
   const std::unique_ptr<Real[]> sums(new Real[blocks.count() * stride]);
   run(parallel_for, blocks.count(), blocks.grain(), [&](int64_t begin, int64_t end) {
@@ -246,7 +203,7 @@ void differentiate(const Volumes& v, Element element, const void* logits, const 
     }
   });
   const Blocks blocks(v);
-  const auto kernel = current_isa().kernels->backward[static_cast<int>(element)];
+  const auto kernel = IPR_OF_ISA(kSoftmaxIntegral).backward[static_cast<int>(element)];
   const int64_t size = element_size(element);
   const bool stream =
       gradient != logits && worth_streaming(gradient, v.rows() * v.outer * v.mid * v.inner * size);
@@ -306,15 +263,6 @@ void softmax_integral_backward(const Volumes& volumes, Element element, const vo
   } else {
     differentiate<float>(v, element, logits, g, gradient, r, u, parallel_for);
   }
-}
-
-const char* isa() { return current_isa().name; }
-
-bool use_isa(const char* name) {
-  const Isa isa = find_isa(name);
-  if (isa.kernels == nullptr) return false;
-  current_isa() = isa;
-  return true;
 }
 
 }  // namespace ipr::cpu

@@ -4,13 +4,10 @@
 
 #include <cstdint>
 
+#include "cpu/parallel.h"
 #include "volumes.h"
 
 namespace ipr::cpu {
-
-/// Runs body(begin, end, context) over parts of begin..end on several threads, each at least `grain` long.
-using Body = void (*)(int64_t begin, int64_t end, void* context);
-using ParallelFor = void (*)(int64_t begin, int64_t end, int64_t grain, Body body, void* context);
 
 void softmax_integral(const Volumes& volumes, Element element, const void* logits, const Integral& result,
                       ParallelFor parallel_for);
@@ -62,10 +59,5 @@ extern const Kernels kSoftmaxIntegral;
 namespace avx512 {
 extern const Kernels kSoftmaxIntegral;
 }
-
-/// The instruction set in use ("" if IPR_ISA names one that is not available), and a change of it (false: not
-/// available).
-const char* isa();
-bool use_isa(const char* name);
 
 }  // namespace ipr::cpu

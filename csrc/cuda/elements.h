@@ -50,6 +50,7 @@ template <class Element>
 struct Pair;
 template <>
 struct Pair<__nv_bfloat16> {
+  using Two = __nv_bfloat162;
   static __device__ __forceinline__ Array<float, 2> widen(unsigned word) {
     return {__uint_as_float(word << 16), __uint_as_float(word & 0xffff0000u)};
   }
@@ -59,6 +60,7 @@ struct Pair<__nv_bfloat16> {
 };
 template <>
 struct Pair<__half> {
+  using Two = __half2;
   static __device__ __forceinline__ Array<float, 2> widen(unsigned word) {
     const float2 pair = __half22float2(same_bits<__half2>(word));
     return {pair.x, pair.y};
@@ -114,6 +116,25 @@ struct Pack {
       }
       return result;
     }
+  }
+  /// NaN left out, unless there is nothing else.
+  __device__ __forceinline__ Real largest() const {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    if constexpr (sizeof(Element) == 2 && kVec > 1) {
+      using Two = typename Pair<Element>::Two;
+      const auto pairs = same_bits<Array<Two, kVec / 2>>(words);
+      Two top = pairs.at[0];
+#pragma unroll
+      for (int i = 1; i < kVec / 2; ++i) top = __hmax2(pairs.at[i], top);
+      const Array<float, 2> two = Pair<Element>::widen(same_bits<unsigned>(top));
+      return fmaxf(two.at[0], two.at[1]);
+    }
+#endif
+    const Array<Real, kVec> values = reals();
+    Real top = values.at[0];
+#pragma unroll
+    for (int i = 1; i < kVec; ++i) top = fmax(values.at[i], top);
+    return top;
   }
   static __device__ __forceinline__ Pack of(const Array<Real, kVec>& reals) {
     if constexpr (sizeof(Element) == sizeof(Real)) {

@@ -2,7 +2,7 @@
 //
 // A row's volume is cut into parts, a block each. A block's threads stand in a grid of columns (kVec
 // neighbouring elements of the inner axis) x mid rows x outer slices, so that a thread keeps the sums of its
-// columns, of its rows and of the slice at hand in registers, against a reference of its own that rises only
+// columns, of its rows and of the slice at hand in registers, against a reference of its own that rises
 // when logits tower above it. From time to time these sums are brought to a common reference and added up in
 // shared memory, and at last the parts are merged: within a thread block cluster where the device has them,
 // by a second kernel where not. Every sum has a fixed order, so results are equal from run to run, bit by
@@ -58,13 +58,9 @@ struct Sums {
   Array<Real, kVec> columns = {};
   Array<Real, kRows> rows = {};
 
-  /// Adds a vector of logits of row `row`; `slice` is the sum of the slice at hand, `slices` are the `count`
-  /// before it, `stride` apart.
-  __device__ __forceinline__ void add(const Array<Real, kVec>& logits, int row, Real& slice, Real* slices,
-                                      int count, int stride) {
-    Real top = logits.at[0];
-#pragma unroll
-    for (int i = 1; i < kVec; ++i) top = maximum(logits.at[i], top);
+  /// Raises the reference to `top` if that towers above it; `slice` is the sum of the slice at hand, `slices`
+  /// are the `count` before it, `stride` apart.
+  __device__ __forceinline__ void raise(Real top, Real& slice, Real* slices, int count, int stride) {
     if (top > reference + kLimit) {
       const Real factor = exp_of(reference - top);
 #pragma unroll
@@ -76,6 +72,9 @@ struct Sums {
       for (int i = 0; i < count; ++i) slices[i * stride] *= factor;
       reference = top;
     }
+  }
+  /// Adds a vector of logits of row `row`.
+  __device__ __forceinline__ void add(const Array<Real, kVec>& logits, int row, Real& slice) {
     Real sum = 0;
 #pragma unroll
     for (int i = 0; i < kVec; ++i) {
@@ -91,12 +90,15 @@ struct Sums {
 /// Shared memory of a block that sums: per thread the sums of its last flush, one value per warp, the record.
 template <class Real, int kVec>
 struct Shared {
-  __host__ __device__ static int size(const Tiling& tiling) {
-    return (tiling.threads * (kVec + kRows + kSteps) + kWarp + tiling.record()) * int{sizeof(Real)};
+  /// From one of a thread's columns to the next: neither writing them nor adding them up meets a bank twice.
+  __host__ __device__ static int stride(const Tiling& tiling) { return tiling.threads + kWarp / kVec; }
+  static int64_t size(const Tiling& tiling) {
+    return (stride(tiling) * kVec + tiling.threads * (kRows + kSteps) + kWarp + tiling.record()) *
+           int64_t{sizeof(Real)};
   }
   __device__ explicit Shared(const Tiling& tiling)
       : columns(reinterpret_cast<Real*>(dynamic_shared())),
-        rows(columns + tiling.threads * kVec),
+        rows(columns + stride(tiling) * kVec),
         slices(rows + tiling.threads * kRows),
         maxima(slices + tiling.threads * kSteps),
         record(maxima + kWarp) {}
@@ -112,6 +114,7 @@ struct Flush {
 template <class Real, int kVec>
 __device__ void flush(const Volumes& v, const Tiling& tiling, const Part& part,
                       const Shared<Real, kVec>& shared, const Sums<Real, kVec>& sums, const Flush& at) {
+  const int stride = Shared<Real, kVec>::stride(tiling);  // of a thread's columns
   const int thread = threadIdx.x, threads = blockDim.x, grid = tiling.columns * tiling.rows * tiling.slices;
   Real* const record = shared.record;
   const Real before = record[0];
@@ -123,7 +126,7 @@ __device__ void flush(const Volumes& v, const Tiling& tiling, const Part& part,
   if (thread < grid) {
     const Real factor = exp_of(sums.reference - reference);
 #pragma unroll
-    for (int i = 0; i < kVec; ++i) shared.columns[thread * kVec + i] = sums.columns.at[i] * factor;
+    for (int i = 0; i < kVec; ++i) shared.columns[i * stride + thread] = sums.columns.at[i] * factor;
 #pragma unroll
     for (int i = 0; i < kRows; ++i) shared.rows[i * threads + thread] = sums.rows.at[i] * factor;
     for (int i = 0; i < at.steps; ++i) shared.slices[i * threads + thread] *= factor;
@@ -132,15 +135,17 @@ __device__ void flush(const Volumes& v, const Tiling& tiling, const Part& part,
   if (thread == 0) record[0] = reference;
   const int in_row = tiling.columns * kVec, in_slice = tiling.columns * tiling.rows;
   for (int i = thread; i < in_row && at.column + i < tiling.inner; i += threads) {
+    const Real* column = shared.columns + i % kVec * stride + i / kVec;
     Real sum = 0;
-    for (int j = i; j < grid * kVec; j += in_row) sum += shared.columns[j];
+    for (int j = 0; j < grid; j += tiling.columns) sum += column[j];
     record[1 + at.column + i] += sum;
   }
   for (int i = thread; i < kRows * tiling.rows && at.row + i < part.mid.end; i += threads) {
     const Real* row = shared.rows + i / tiling.rows * threads + i % tiling.rows * tiling.columns;
     Real sum = 0;
     for (int slice = 0; slice < tiling.slices; ++slice, row += in_slice) {
-      for (int j = 0; j < tiling.columns; ++j) sum += row[j];
+      for (int j = 0, k = i % tiling.columns; j < tiling.columns; ++j, k = k + 1 < tiling.columns ? k + 1 : 0)
+        sum += row[k];
     }
     record[1 + tiling.inner + at.row - part.mid.begin + i] += sum;
   }
@@ -156,9 +161,9 @@ __device__ void flush(const Volumes& v, const Tiling& tiling, const Part& part,
 }
 
 /// Marginals, mean and logsumexp of a row from its parts' records. scratch: kMaxParts + 6 * kWarp doubles.
-template <class Real, class RecordOf>
+template <class Real, class RecordOf, class Read>
 __device__ void merge(const Volumes& v, const Tiling& tiling, int64_t row, const RecordOf& record_of,
-                      double* scratch, const Integral& result) {
+                      const Read& read, double* scratch, const Integral& result) {
   const int parts = tiling.parts();
   Real reference = lowest<Real>();
   for (int part = 0; part < parts; ++part) {
@@ -177,38 +182,47 @@ __device__ void merge(const Volumes& v, const Tiling& tiling, int64_t row, const
   // Over the parts that hold the cell: those whose number has its cut of the axis as a digit.
   const auto sum_at = [&](int cell) {
     const int axis = axis_of(cell), i = cell - start_of(axis);
-    const int64_t length = axis == 0 ? v.inner : axis == 1 ? v.mid : v.outer;
+    const int length = axis == 0 ? v_inner : axis == 1 ? v_mid : static_cast<int>(v.outer);
     const int cuts = axis == 0 ? 1 : axis == 1 ? tiling.mid_parts : tiling.outer_parts;
-    const int digit = axis == 2 ? tiling.mid_parts : 1;
     const int first = 1 + (axis == 0 ? 0 : axis == 1 ? tiling.inner : tiling.inner + tiling.mid);
-    int cut = static_cast<int>(i * int64_t{cuts} / length);
+    int cut = static_cast<int>(static_cast<unsigned>(i) * cuts / length);
     while (part_of(length, cuts, cut).end <= i) ++cut;
     const int in_record = first + i - part_of(length, cuts, cut).begin;
+    const int step = axis == 1 ? tiling.mid_parts : 1, count = parts / cuts;
+    const int start = axis == 2 ? cut * tiling.mid_parts : cut;
     double sum = 0;
-#pragma unroll 1
-    for (int part = 0; part < parts; ++part) {
-      if (part / digit % cuts == cut) sum += weights[part] * static_cast<double>(record_of(part)[in_record]);
+#pragma unroll 8
+    for (int k = 0; k < count; ++k) {
+      const int part = start + k * step;
+      sum += weights[part] * static_cast<double>(record_of(part)[in_record]);
     }
     return sum;
+  };
+  const auto marginal_of = [&](int cell) {
+    const int axis = axis_of(cell);
+    const int64_t length = axis == 0 ? v.inner : axis == 1 ? v.mid : v.outer;
+    void* const marginals = axis == 0 ? result.inner : axis == 1 ? result.mid : result.outer;
+    return static_cast<Real*>(marginals) + (row * length + cell - start_of(axis));
   };
   Array<double, 6> totals = {};  // of each axis: the sum, and the sum of cell times value
 #pragma unroll 1
   for (int cell = threadIdx.x; cell < cells; cell += blockDim.x) {
     const double value = sum_at(cell), moment = (cell - start_of(axis_of(cell))) * value;
+    *marginal_of(cell) = static_cast<Real>(value);
 #pragma unroll
     for (int axis = 0; axis < 3; ++axis) {
       totals.at[2 * axis] += axis_of(cell) == axis ? value : 0;
       totals.at[2 * axis + 1] += axis_of(cell) == axis ? moment : 0;
     }
   }
+  read();
   totals = block_sum(totals, scratch + kMaxParts);
 #pragma unroll 1
   for (int cell = threadIdx.x; cell < cells; cell += blockDim.x) {
-    const int axis = axis_of(cell), i = cell - start_of(axis);
+    const int axis = axis_of(cell);
     const double sum = axis == 0 ? totals.at[0] : axis == 1 ? totals.at[2] : totals.at[4];
-    const int64_t length = axis == 0 ? v.inner : axis == 1 ? v.mid : v.outer;
-    void* const marginals = axis == 0 ? result.inner : axis == 1 ? result.mid : result.outer;
-    static_cast<Real*>(marginals)[row * length + i] = static_cast<Real>(sum_at(cell) / sum);
+    Real* const marginal = marginal_of(cell);
+    *marginal = static_cast<Real>(static_cast<double>(*marginal) / sum);
   }
   if (threadIdx.x == 0) {
     Real* const mean = static_cast<Real*>(result.mean) + 3 * row;
@@ -253,10 +267,15 @@ __global__ void __launch_bounds__(kMaxThreads, kBlocks<Element>)
             for (int i = 0; i < kRows; ++i) {
               if (i < own_rows) packs[i] = Pack<Element, kVec>::load(p + i * tiling.rows * v.mid_stride);
             }
+            Real top = lowest<Real>();
 #pragma unroll
             for (int i = 0; i < kRows; ++i) {
-              if (i < own_rows)
-                sums.add(packs[i].reals(), i, total, shared.slices + threadIdx.x, step, blockDim.x);
+              if (i < own_rows) top = maximum(packs[i].largest(), top);
+            }
+            sums.raise(top, total, shared.slices + threadIdx.x, step, blockDim.x);
+#pragma unroll
+            for (int i = 0; i < kRows; ++i) {
+              if (i < own_rows) sums.add(packs[i].reals(), i, total);
             }
           }
           shared.slices[step * blockDim.x + threadIdx.x] = total;
@@ -272,11 +291,15 @@ __global__ void __launch_bounds__(kMaxThreads, kBlocks<Element>)
   } else {
     const bool several = tiling.parts() > 1;
     if (several) cluster_sync();
+    const auto read = [&] {
+      if (several) cluster_sync();  // until then the others' shared memory must not go away
+    };
     if (part.number == 0) {
       const auto record_of = [&](int other) { return at_rank(shared.record, other); };
-      merge<Real>(v, tiling, part.row, record_of, scratch, result);
+      merge<Real>(v, tiling, part.row, record_of, read, scratch, result);
+    } else {
+      read();
     }
-    if (several) cluster_sync();  // until then the others' shared memory must not go away
   }
 }
 
@@ -285,7 +308,7 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
     merge_parts(const Volumes v, const Tiling tiling, const Real* const records, const Integral result) {
   const int64_t row = blockIdx.x;
   const auto record_of = [&](int part) { return records + (row * tiling.parts() + part) * tiling.record(); };
-  merge<Real>(v, tiling, row, record_of, reinterpret_cast<double*>(dynamic_shared()), result);
+  merge<Real>(v, tiling, row, record_of, [] {}, reinterpret_cast<double*>(dynamic_shared()), result);
 }
 
 struct Plan {
@@ -305,6 +328,7 @@ Plan plan(const Volumes& v) {
 int64_t softmax_integral_workspace(const Volumes& v, Element element, const void* logits) {
   return dispatch(element, vector_length(v, logits, element_size(element)), [&](auto vector) -> int64_t {
     using E = typename decltype(vector)::Element;
+    if (too_long(v)) return 0;
     const auto [tiling, in_one] = plan<E, vector.kVec>(v);
     return in_one ? 0 : v.rows() * tiling.parts() * tiling.record() * sizeof(RealOf<E>);
   });
@@ -316,11 +340,12 @@ const char* softmax_integral(const Volumes& v, Element element, const void* logi
     using E = typename decltype(vector)::Element;
     using Real = RealOf<E>;
     constexpr int kVec = vector.kVec;
+    if (too_long(v)) return kTooLong;
     const auto [tiling, in_one] = plan<E, kVec>(v);
     const int64_t blocks = v.rows() * tiling.parts();
     if (blocks > INT32_MAX) return "too many volumes in one batch";
     const int merging = (kMaxParts + 6 * kWarp) * sizeof(double);
-    const int bytes = std::max(Shared<Real, kVec>::size(tiling), merging);
+    const int64_t bytes = std::max<int64_t>(Shared<Real, kVec>::size(tiling), merging);
     if (const char* error = allow_shared(sum_parts<E, kVec>, bytes)) return error;
     const auto size = [](int64_t n) { return static_cast<unsigned>(n); };
     const Launch sum = {size(blocks), size(tiling.threads), size(bytes), in_one ? size(tiling.parts()) : 1,

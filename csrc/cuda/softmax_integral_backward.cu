@@ -29,8 +29,7 @@ __global__ void __launch_bounds__(kMaxThreads, kBlocks<Element>)
   using Real = RealOf<Element>;
   const Part part(v, tiling);
   const Place place(tiling);
-  const int64_t out_offset = part.row / v.joints * gradient_volumes.batch_stride +
-                             part.row % v.joints * gradient_volumes.joint_stride;
+  const int64_t out_offset = part.offset_in(gradient_volumes);
   double* const scratch = reinterpret_cast<double*>(dynamic_shared());
   Real* const inner = reinterpret_cast<Real*>(scratch + 3 * kWarp);
   Real* const mid = inner + tiling.inner;
@@ -136,10 +135,11 @@ const char* softmax_integral_backward(const Volumes& v, Element element, const v
   return dispatch(element, vec, [&](auto vector) -> const char* {
     using E = typename decltype(vector)::Element;
     constexpr int kVec = vector.kVec;
+    if (too_long(v)) return kTooLong;
     const Tiling tiling = tile(v, kVec, kMaxParts);
     const int64_t blocks = v.rows() * tiling.parts();
     if (blocks > INT32_MAX) return "too many volumes in one batch";
-    const int bytes = 3 * kWarp * sizeof(double) + tiling.record() * sizeof(RealOf<E>);
+    const int64_t bytes = 3 * kWarp * sizeof(double) + tiling.record() * sizeof(RealOf<E>);
     if (const char* error = allow_shared(gradient_parts<E, kVec>, bytes)) return error;
     const Launch how = {static_cast<unsigned>(blocks), static_cast<unsigned>(tiling.threads),
                         static_cast<unsigned>(bytes), 1, stream};

@@ -44,8 +44,9 @@ __host__ __device__ constexpr Int ceil_div(Int a, Int b) {
 }
 
 /// The cells of one of `parts` equal parts of an axis.
-__device__ __forceinline__ Range part_of(int64_t length, int parts, int part) {
-  return {static_cast<int>(length * part / parts), static_cast<int>(length * (part + 1) / parts)};
+__device__ __forceinline__ Range part_of(int64_t axis, int parts, int part) {
+  const unsigned length = static_cast<unsigned>(axis), cuts = static_cast<unsigned>(parts);
+  return {static_cast<int>(length * part / cuts), static_cast<int>(length * (part + 1) / cuts)};
 }
 
 /// A thread's place in the block's grid.
@@ -66,11 +67,17 @@ struct Part {
         number(blockIdx.x % tiling.parts()),
         outer(part_of(v.outer, tiling.outer_parts, number / tiling.mid_parts)),
         mid(part_of(v.mid, tiling.mid_parts, number % tiling.mid_parts)),
-        offset(row / v.joints * v.batch_stride + row % v.joints * v.joint_stride) {}
+        offset(offset_in(v)) {}
+  /// Of the row's volume.
+  __device__ int64_t
+  offset_in(const Volumes& v) const {  // rows are fewer than 2^31, and division of 64 bits slow
+    const unsigned joints = static_cast<unsigned>(v.joints), number_of_row = static_cast<unsigned>(row);
+    return number_of_row / joints * v.batch_stride + number_of_row % joints * v.joint_stride;
+  }
   int64_t row;
   int number;
   Range outer, mid;
-  int64_t offset;  // of the row's volume
+  int64_t offset;  // of the row's volume of logits
 };
 
 template <class Real>
@@ -152,13 +159,17 @@ int vector_length(const Volumes& v, const void* data, int64_t size) {
 }
 
 const char* const kTooLong = "the volume's axes are too long for this GPU's shared memory";
+/// Before sizes are counted in 32 bits.
+bool too_long(const Volumes& v) {
+  return v.inner + v.mid / kMaxParts + v.outer / kMaxParts > device().shared_bytes;
+}
 
 template <class Kernel>
-const char* allow_shared(Kernel kernel, int bytes) {
+const char* allow_shared(Kernel kernel, int64_t bytes) {
   if (bytes <= 48 << 10) return nullptr;
   if (bytes > device().shared_bytes) return kTooLong;
   return text(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                                   cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+                                   cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
 }
 
 template <class E, int kLength>

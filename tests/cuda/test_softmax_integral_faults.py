@@ -94,7 +94,7 @@ FAULTS = {
         "clustered", FORWARD, "at_rank(shared.record, other)", "at_rank(shared.record, PLANTED ? 0 : other)"
     ),
     "parts overlap": Fault(
-        "merged", TILING, "length * (part + 1) / parts)};", "length * (part + 1) / parts) + PLANTED};"
+        "merged", TILING, "length * (part + 1) / cuts)};", "length * (part + 1) / cuts) + PLANTED};"
     ),
     "one row too many": Fault(
         "small",
@@ -117,7 +117,9 @@ FAULTS = {
     "record of the slices": Fault(
         "small", FORWARD, ": tiling.inner + tiling.mid)", ": tiling.inner + tiling.mid - PLANTED)"
     ),
-    "parts of another cut": Fault("merged", FORWARD, "% cuts == cut", "% (PLANTED ? 1 : cuts) == cut"),
+    "parts of another cut": Fault(
+        "merged", FORWARD, "cut * tiling.mid_parts : cut", "cut * (PLANTED ? 1 : tiling.mid_parts) : cut"
+    ),
     "workspace of another part": Fault(
         "merged",
         FORWARD,
