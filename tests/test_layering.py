@@ -13,7 +13,7 @@ SOURCES = sorted((ROOT / "ipr").rglob("*.py"))
 # From the bottom up. A module may import its own layer and those before it.
 LAYERS = (
     {"_distribution", "types", "choices", "ops", "nn"},
-    {"config", "skeleton", "geometry"},
+    {"config", "skeleton", "geometry", "images"},
     {"datasets", "backbones", "heads", "losses", "metrics", "augment"},
     {"model", "loader", "cache", "decode", "checkpoint"},
     {"engine", "validation", "runlog", "visualize", "cli"},
