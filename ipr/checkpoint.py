@@ -5,6 +5,8 @@ A checkpoint is a dict of plain types and tensors with the key ``network``. File
 ==========  ==================================================================================================
 optimizer   its state dict
 epoch step  how many epochs and steps are behind it
+batch       how many batches of the next epoch are, and loss_sum, their losses times their people
+world       the number of processes that trained it
 rng         torch's generator states, CPU and CUDA
 best        the lowest validation score so far, mm
 seconds     the time trained so far, validation included

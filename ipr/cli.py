@@ -12,6 +12,7 @@ from typing import NoReturn
 
 import torch
 
+from ipr import distributed
 from ipr.checkpoint import CheckpointMissing
 from ipr.config import ConfigError
 
@@ -51,12 +52,13 @@ def run(program: Callable[[], None]) -> int:
     """0: done. 1: the data or the run failed a check. 2: wrong usage or configuration. 130: interrupted.
 
     ValueError and OSError carry messages made for users and become one line on stderr; ``python -X dev -m
-    ipr.<name>`` shows where they came from.
+    ipr.<name>`` shows where they came from. torchrun ends the other processes of a run and itself returns 1.
     """
     try:
         program()
     except KeyboardInterrupt as interrupt:
-        print(f"\ninterrupted{f': {interrupt}' if str(interrupt) else ''}", file=sys.stderr)
+        if distributed.whose_error(same_for_all=True) is not None:
+            print(f"\ninterrupted{f': {interrupt}' if str(interrupt) else ''}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # whoever read our output has left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing left to fail at exit
@@ -64,8 +66,11 @@ def run(program: Callable[[], None]) -> int:
     except (ValueError, OSError, MemoryError, torch.OutOfMemoryError) as error:
         if sys.flags.dev_mode:
             raise
-        print(f"error: {_message(error)}", file=sys.stderr)
-        return 2 if isinstance(error, ConfigError | UsageError | CheckpointMissing) else 1
+        usage = isinstance(error, ConfigError | UsageError | CheckpointMissing)
+        whose = distributed.whose_error(same_for_all=usage)
+        if whose is not None and not isinstance(error, distributed.SaidByMain):
+            print(f"error{whose}: {_message(error)}", file=sys.stderr)
+        return 2 if usage else 1
     return 0
 
 

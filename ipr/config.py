@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal
 import yaml
 
 from ipr import choices
+from ipr.sampler import MixConfig
 from ipr.skeleton import SKELETONS
 from ipr.types import DepthRule
 
@@ -88,13 +89,15 @@ class DataConfig:
 
     root: str = ""  # the folder of the datasets' folders; ``load`` fills it from the environment's IPR_DATA
     train: tuple[Dataset, ...] = field(default_factory=lambda: (_part("datasets", "synthetic", **_TRAIN)(),))
+    mix: MixConfig = field(default_factory=MixConfig)
     valid: Dataset = field(default_factory=_part("datasets", "synthetic", split="valid", count=1000))
-    batch: int = 64  # people per step and process
+    batch: int = 64  # people per step of one process: N processes take steps of N x batch, at the same lr
     workers: int = 0  # loader processes; 0 reads in the training process
     cache: bool = True  # render a procedural set once into a file and train from that
 
     def __post_init__(self) -> None:
         require(len(self.train) >= 1, "train", self.train, "a list of at least one dataset")
+        self.mix.check(len(self.train))
         require(self.batch >= 1, "batch", self.batch, "at least 1")
         require(self.workers >= 0, "workers", self.workers, "at least 0")
 
@@ -213,9 +216,8 @@ def override(config: RunConfig, overrides: Sequence[str], origins: _Origins | No
 
 def to_dict(config: Any) -> dict[str, Any]:
     """Plain dicts, lists and scalars, every field spelled out; choices carry their ``name``."""
-    name = choices.name_of(config)
     fields = {item.name: _to_plain(getattr(config, item.name)) for item in dataclasses.fields(config)}
-    return fields if name is None else {"name": name, **fields}
+    return fields if (name := choices.name_of(config)) is None else {"name": name, **fields}
 
 
 def from_dict(tree: dict[str, Any], origin: str = "") -> RunConfig:

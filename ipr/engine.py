@@ -16,21 +16,15 @@ import yaml
 import ipr
 from ipr import checkpoint, choices, config, loader, model, ops, validation
 from ipr.config import ConfigError, OptimizerConfig, RunConfig, ScheduleConfig
-from ipr.runlog import RunLog
+from ipr.distributed import ALONE, Group
+from ipr.resume import Progress, refuse_other_config, refuse_other_steps, refuse_unresumable
+from ipr.runlog import RunLog, Silence
+from ipr.sampler import coverage
 from ipr.types import Batch, Poses, PoseTable
 from ipr.validation import Data, RunError
 
 LOG_EVERY = 50  # steps between records of the log
-MOVABLE = ("data.root", "data.workers")  # may differ on a resume: no number depends on them
-
-
-class Progress(NamedTuple):
-    """How far a run has come."""
-
-    epoch: int = 0
-    step: int = 0
-    seconds: float = 0.0
-    best: float = math.inf  # lowest validation score
+SAVE_EVERY = 1000  # steps between checkpoints inside an epoch, counted in the run; a multiple of LOG_EVERY
 
 
 class Outcome(NamedTuple):
@@ -42,11 +36,18 @@ class Outcome(NamedTuple):
     baselines: dict[str, dict[str, float]]
 
 
-def train(run: RunConfig, out: Path, *, resume: bool = False, cache: Path | None = None) -> Outcome:
+def train(
+    run: RunConfig,
+    out: Path,
+    *,
+    resume: bool = False,
+    cache: Path | None = None,
+    group: Group = ALONE,
+) -> Outcome:
     """Train to the end of the schedule.
 
     The run's files go to ``out``, rendered crops to ``cache`` (default: out/cache). ``resume``
-    continues from out/latest.pt as if the run had never stopped.
+    continues from out/latest.pt as if the run had never stopped. All processes of the group call it alike.
     """
     run = validation.settle(run)
     refuse_blind_loss(run)
@@ -54,17 +55,23 @@ def train(run: RunConfig, out: Path, *, resume: bool = False, cache: Path | None
     if saved is not None:
         refuse_unresumable(saved, out / "latest.pt")
         refuse_other_config(run, checkpoint.resolved_config(saved, out / "latest.pt"), out)
-    out.mkdir(parents=True, exist_ok=True)
-    resolved = yaml.safe_dump(config.to_dict(run), sort_keys=False)
-    checkpoint.write_atomic(out / "config.yaml", resolved.encode())
+        refuse_other_steps(run, saved, out, group)
+
+    def begin() -> None:
+        out.mkdir(parents=True, exist_ok=True)
+        resolved = yaml.safe_dump(config.to_dict(run), sort_keys=False)
+        checkpoint.write_atomic(out / "config.yaml", resolved.encode())
+
+    group.from_main(begin)
     try:
-        trainer = Trainer(run, out, validation.load_data(run, cache or out / "cache"))
+        data = group.main_first(lambda: validation.load_data(run, cache or out / "cache"))
+        trainer = Trainer(run, out, data, group)
         if saved is not None:
             trainer.restore(saved)
         else:
             trainer.save("latest.pt", {})  # Ctrl-C has something to resume from, a full disk shows at once
     except BaseException:
-        if saved is None:  # nothing has begun: the next attempt may have the directory
+        if saved is None and group.is_main:  # nothing has begun: the next attempt may have the directory
             (out / "config.yaml").unlink(missing_ok=True)
         raise
     return trainer.finish()
@@ -91,47 +98,16 @@ def refuse_blind_loss(run: RunConfig) -> None:
         raise ConfigError(f"loss: {name} needs the marginals of a volume, the head {other} has none: use l1")
 
 
-def refuse_unresumable(saved: Mapping[str, Any], path: Path) -> None:
-    missing = [key for key in ("optimizer", "rng", *Progress._fields) if key not in saved]
-    if missing:
-        raise checkpoint.CheckpointError(
-            f"{path} cannot be resumed, it lacks {', '.join(missing)}: "
-            f"to start a new run from its weights, give model.weights={path}"
-        )
-
-
-def refuse_other_config(run: RunConfig, saved: Mapping[str, Any], out: Path) -> None:
-    now, then = _flat(config.to_dict(run)), _flat(saved)
-    differing = [key for key in sorted({*now, *then} - {*MOVABLE}) if now.get(key) != then.get(key)]
-    if differing:
-        listed = "; ".join(f"{key} was {then.get(key)!r}, is {now.get(key)!r}" for key in differing[:5])
-        more = f"; and {len(differing) - 5} more" if len(differing) > 5 else ""
-        raise ConfigError(
-            f"{out} holds a run of another configuration, which --resume cannot change: {listed}{more}"
-        )
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dicts and lists as dotted key -> value."""
-    items = tree.items() if isinstance(tree, Mapping) else enumerate(tree) if isinstance(tree, list) else None
-    if items is None:
-        return {prefix: tree}
-    return {
-        k: v
-        for key, value in items
-        for k, v in _flat(value, f"{prefix}.{key}" if prefix else str(key)).items()
-    }
-
-
 class Trainer:
     """A run in progress: network, optimizer and how far they have come."""
 
-    def __init__(self, run: RunConfig, out: Path, data: Data) -> None:
-        self.run, self.out, self.data = run, out, data
+    def __init__(self, run: RunConfig, out: Path, data: Data, group: Group = ALONE) -> None:
+        self.run, self.out, self.data, self.group = run, out, data, group
         self.progress = Progress()
         self.device = validation.pick_device()
         torch.manual_seed(run.seed)
-        self.network = model.build(run).to(self.device)
+        self.network = group.main_first(lambda: model.build(run)).to(self.device)  # it may fetch weights
+        self.parallel = group.parallel(self.network)
         self.loss = run.loss.build()
         self.optimizer = torch.optim.Adam(
             self.network.parameters(),
@@ -148,33 +124,43 @@ class Trainer:
             workers=run.data.workers,
             seed=run.seed,
             train=True,
+            group=group,
+            mixed=run.data.mix,
         )
+        assert isinstance(self.batches.sampler, loader.EpochSampler)
+        self.sampler = self.batches.sampler
         self.bone_length_mm = validation.bone_length_mm(data.train)
         self.baselines = validation.baselines(data, run)
 
     def finish(self) -> Outcome:
         """Train the epochs that are left."""
-        rows = sum(map(len, self.data.train))
+        rows = self.sampler.num_rows
         outcome = None
-        with RunLog(
-            self.out,
-            step=self.progress.step,
-            images=self.progress.epoch * rows,
-            images_total=self.run.schedule.epochs * rows,
-        ) as log:
+        with self.open_log(rows) as log:
             log.write("run", step=self.progress.step, **self.describe())
             while self.progress.epoch < self.run.schedule.epochs:
                 outcome = self.epoch(log, rows)
         return outcome or self.validate()
 
-    def epoch(self, log: RunLog, rows: int) -> Outcome:
-        """Train on every row once, validate, log, save."""
-        start, (epoch, step, seconds, best) = time.perf_counter(), self.progress
+    def open_log(self, rows: int) -> RunLog | Silence:
+        if not self.group.is_main:
+            return Silence()
+        return RunLog(
+            self.out,
+            step=self.progress.step,
+            images=self.progress.epoch * rows + sum(self.sampler.people()[: self.progress.batch]),
+            images_total=self.run.schedule.epochs * rows,
+        )
+
+    def epoch(self, log: RunLog | Silence, rows: int) -> Outcome:
+        """Train on the epoch's rows (or those that are left), validate, log, save."""
+        start, (epoch, step, seconds, best, done, _) = time.perf_counter(), self.progress
+        images = rows - sum(self.sampler.people()[:done])
         loss = self.train_rows(log)
         trained = time.perf_counter() - start
         outcome = self.validate()
         primary = next(iter(outcome.scores.values()))
-        step += len(self.batches)
+        step += len(self.batches) - done
         seconds += time.perf_counter() - start
         self.progress = Progress(epoch + 1, step, seconds, min(best, primary))
         log.write(
@@ -184,7 +170,8 @@ class Trainer:
             seconds=seconds,
             lr=self.rate(step - 1),
             loss=loss,
-            images_per_second=rows / trained,
+            images_per_second=images / trained,
+            **self.coverage(epoch + 1),
             **outcome.scores,
         )
         log.say(f"epoch {epoch + 1}/{self.run.schedule.epochs}: loss {loss:.4f}, {_brief(outcome)}")
@@ -193,18 +180,23 @@ class Trainer:
         self.save("latest.pt", outcome.scores)
         return outcome
 
-    def train_rows(self, log: RunLog) -> float:
-        """One pass over the training rows; the mean loss per person."""
-        epoch, step, seconds, _ = self.progress
+    def coverage(self, epochs: int) -> dict[str, float]:
+        """The part of each set's rows that was trained on in so many epochs."""
+        found = coverage(self.sampler.sizes, self.run.data.mix, epochs)
+        return {f"coverage data.train.{index}": part for index, part in enumerate(found)}
+
+    def train_rows(self, log: RunLog | Silence) -> float:
+        """One pass over the training rows, from where the epoch stands; its mean loss per person."""
+        epoch, step, seconds, best, done, loss_sum = self.progress
         start = last = time.perf_counter()
-        loss_sum = images = logged_sum = logged_images = 0.0
+        counts = self.sampler.people()  # of all processes
+        images = logged_images = sum(counts[:done])
+        logged_sum = loss_sum
         self.network.train()
-        assert isinstance(self.batches.sampler, loader.EpochSampler)
-        self.batches.sampler.set_epoch(epoch)
-        for batch in self.batches:
-            people = len(batch.row)
-            value = self.train_batch(batch, self.rate(step))
-            step += 1
+        self.sampler.set_epoch(epoch, done)
+        for batch, people in zip(self.batches, counts[done:], strict=True):
+            value = self.train_batch(batch, self.rate(step), people)
+            step, done = step + 1, done + 1
             loss_sum, images = loss_sum + value * people, images + people
             log.bar.update(people)
             if step % LOG_EVERY == 0:
@@ -221,19 +213,27 @@ class Trainer:
                 )
                 log.bar.set_postfix(loss=f"{mean:.4f}", refresh=False)
                 logged_sum, logged_images, last = loss_sum, images, now
+            if step % SAVE_EVERY == 0 and done < len(counts):  # the epoch's end saves by itself
+                spent = seconds + time.perf_counter() - start
+                self.group.average(self.network.buffers())
+                self.progress = Progress(epoch, step, spent, best, done, loss_sum)
+                self.save("latest.pt", {})  # nothing has scored these weights
         return loss_sum / images
 
-    def train_batch(self, batch: Batch, rate: float) -> float:
-        """One step of the optimizer; the loss."""
+    def train_batch(self, batch: Batch, rate: float, people: int | None = None) -> float:
+        """One step of the optimizer; the loss. ``people``: of the step, over all processes (None: these)."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         moved = batch.to(self.device)
-        output = validation.forward([self.network], moved, self.run)
+        output = validation.forward([self.parallel], moved, self.run)
         joints_norm, weight = loader.batch_labels(moved, self.run.patch.size, self.data.valid.skeleton)
-        loss = self.loss(output, joints_norm, weight)
+        # A loss is a mean over this process's people, and gradients are averaged over processes, whose
+        # numbers of people may differ by one.
+        share = 1.0 if people is None else len(batch.row) * self.group.world / people
+        loss = self.loss(output, joints_norm, weight) * share
         self.optimizer.zero_grad()
         loss.backward()
-        value = loss.item()
+        value = self.group.mean(loss)  # the same in all processes, so that all stop where one must
         if not math.isfinite(value):  # before the step: the weights are still good
             self.refuse_nonfinite(value, batch, joints_norm.cpu())
         self.optimizer.step()
@@ -243,8 +243,13 @@ class Trainer:
         return learning_rate(self.run.optimizer, self.run.schedule, step, len(self.batches))
 
     def validate(self) -> Outcome:
+        self.group.average(self.network.buffers())
         poses = validation.predict(
-            [self.network], self.data.valid, self.run, mean_bone_length_mm=self.bone_length_mm
+            [self.network],
+            self.data.valid,
+            self.run,
+            mean_bone_length_mm=self.bone_length_mm,
+            group=self.group,
         )
         return Outcome(
             self.data.valid, poses, validation.score(poses, self.data.valid, self.run), self.baselines
@@ -260,21 +265,28 @@ class Trainer:
             }
             for table, row, labels in zip(batch.table.tolist(), batch.row.tolist(), joints_norm, strict=True)
         ]
+        people = [person for share in self.group.gather(people) for person in share]
         record = {"loss": str(value), "epoch": self.progress.epoch + 1, "batch": people}
         path = self.out / "nonfinite.json"
-        checkpoint.write_atomic(path, json.dumps(record, indent=1).encode())
-        raise RunError(
-            f"the loss is {value} in epoch {self.progress.epoch + 1}: {path} lists the people of the batch, "
-            f"{self.out / 'latest.pt'} has the last good weights (a lower optimizer.lr may help; a new run "
-            "starts from them with model.weights=...)"
+        if self.group.is_main:
+            checkpoint.write_atomic(path, json.dumps(record, indent=1).encode())
+        raise self.group.error(
+            RunError(
+                f"the loss is {value} in epoch {self.progress.epoch + 1}: {path} lists the people of the "
+                f"batch, {self.out / 'latest.pt'} has the last good weights (a lower optimizer.lr may help; "
+                "a new run starts from them with model.weights=...)"
+            )
         )
 
     def save(self, name: str, scores: dict[str, float]) -> None:
-        cuda = torch.cuda.get_rng_state_all() if self.device.type == "cuda" else []
+        if not self.group.is_main:
+            return
+        cuda = [torch.cuda.get_rng_state()] if self.device.type == "cuda" else []  # of this process's GPU
         checkpoint.save(
             self.out / name,
             {
                 **self.progress._asdict(),
+                "world": self.group.world,
                 "network": self.network.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "rng": {"cpu": torch.get_rng_state(), "cuda": cuda},
@@ -300,8 +312,8 @@ class Trainer:
         self.optimizer.load_state_dict(saved["optimizer"])
         torch.set_rng_state(saved["rng"]["cpu"])
         if self.device.type == "cuda" and saved["rng"]["cuda"]:
-            torch.cuda.set_rng_state_all(saved["rng"]["cuda"])
-        self.progress = Progress(*(saved[field] for field in Progress._fields))
+            torch.cuda.set_rng_state(saved["rng"]["cuda"][0])
+        self.progress = Progress(**{field: saved[field] for field in Progress._fields if field in saved})
 
     def describe(self) -> dict[str, Any]:
         """What the log should know of the run."""
@@ -312,6 +324,7 @@ class Trainer:
                 "python": platform.python_version(),
             },
             "device": torch.cuda.get_device_name() if self.device.type == "cuda" else platform.machine(),
+            "processes": self.group.world,
             "threads": torch.get_num_threads(),
             "operators": ops.IMPLEMENTATION,
             "parameters": sum(parameter.numel() for parameter in self.network.parameters()),

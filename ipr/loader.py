@@ -16,7 +16,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from ipr import ops
 from ipr.augment import draw
 from ipr.config import AugmentConfig, DepthConfig, PatchConfig
+from ipr.distributed import ALONE, Group
 from ipr.geometry import apply_affine, clip_region, crop_box, img_to_norm, invert_affine
+from ipr.sampler import MixConfig, counts, epoch_rows
 from ipr.types import Batch, Pixels, PoseTable, Region, Skeleton, Warp
 
 DEPTH_UNITS = {"rect3d": "mm", "box": "px"}  # what each depth rule takes
@@ -38,7 +40,10 @@ def touched_region(
 
 
 class Mix(Dataset[Batch]):
-    """The rows of several tables, end to end; ``mix[epoch, rows]`` is the batch of those rows."""
+    """The rows of several tables, end to end; ``mix[epoch, rows]`` is the batch of those rows.
+
+    A row + its length is the same row, augmented in another way (see ``sampler``).
+    """
 
     def __init__(
         self,
@@ -78,7 +83,7 @@ class Mix(Dataset[Batch]):
 
     def __getitem__(self, item: tuple[int, Sequence[int] | np.ndarray]) -> Batch:
         epoch, rows = item
-        places = [self._place(int(row)) for row in rows]
+        places = [self._place(int(row) % len(self)) for row in rows]
         warps, pixels, maps = [], [], []
         for row, (index, local) in zip(rows, places, strict=True):
             table = self.tables[index]
@@ -136,31 +141,53 @@ def _patch_to_region(warp: Warp, pixels: Pixels) -> np.ndarray:
 
 
 class EpochSampler(Sampler[tuple[int, np.ndarray]]):
-    """(epoch, rows) of each batch: every row once, in the order of the table or shuffled by (seed, epoch).
+    """(epoch, rows) of each batch: the rows of the mix for (seed, epoch), or every row once in its order.
 
-    Batches differ by at most one row in size, so that none is so small that it upsets the training.
-    ``set_epoch`` takes effect when the next iteration starts; the epoch travels with the rows because workers
-    outlive it.
+
+    Batches differ by at most one row in size, so that none is so small that it upsets the training. The
+    batches of ``world`` processes are those of one process with ``world * batch``; each takes a part, and the
+    parts differ by at most one row too. ``set_epoch`` takes effect when the next iteration starts; the epoch
+    travels with the rows because workers outlive it.
     """
 
-    def __init__(self, num_rows: int, batch: int, seed: int, shuffle: bool) -> None:
-        self.num_rows, self.batch, self.seed, self.shuffle = num_rows, batch, seed, shuffle
-        self.epoch = 0
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        batch: int,
+        seed: int,
+        mix: MixConfig | None,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        """``sizes``: rows of each table; ``mix``: None for evaluation."""
+        self.sizes, self.batch, self.seed, self.mix = tuple(sizes), batch, seed, mix
+        self.rank, self.world = rank, world
+        self.num_rows = sum(sizes if mix is None else counts(sizes, mix))
+        self.epoch = self.done = 0
 
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, done: int = 0) -> None:
+        """``done``: batches of the epoch that were trained on before; the iteration goes on behind them."""
+        self.epoch, self.done = epoch, done
 
     def __len__(self) -> int:
-        return -(-self.num_rows // self.batch)
+        """Batches of the whole epoch."""
+        # One person per process at least: with batch = 1, even batches may otherwise be too small for that.
+        return min(-(-self.num_rows // (self.batch * self.world)), max(1, self.num_rows // self.world))
+
+    def people(self) -> list[int]:
+        """Rows of each batch of an epoch, those of all processes together."""
+        return [len(part) for part in np.array_split(np.arange(self.num_rows), len(self))]
 
     def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
         epoch = self.epoch
-        rows = np.arange(self.num_rows)
-        if self.shuffle:
-            # The last counter word sets this stream apart from those of the rows' warps.
-            np.random.Generator(np.random.Philox(key=[self.seed, epoch], counter=[0, 0, 0, 1])).shuffle(rows)
-        for part in np.array_split(rows, len(self)):
-            yield epoch, part
+        if self.mix is None:
+            rows = np.arange(self.num_rows)
+        else:
+            rows = epoch_rows(self.sizes, self.mix, self.seed, epoch)
+        for part in np.array_split(rows, len(self))[self.done :]:
+            own = np.array_split(part, self.world)[self.rank]
+            if len(own):  # there may be fewer rows to evaluate than processes
+                yield epoch, own
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -191,15 +218,21 @@ def make_loader(
     seed: int,
     train: bool,
     epoch: int = 0,
+    group: Group = ALONE,
+    mixed: MixConfig | None = None,
 ) -> DataLoader[Batch]:
-    """Batches of at most ``batch`` rows; ``len()`` of the loader is their number.
+    """Batches of at most ``batch`` rows, this process's share; ``len()`` of the loader is their number.
 
-    ``train`` shuffles; evaluation passes ``augment=None`` for centred warps and gets the rows in order.
+    ``train`` draws the rows as ``mixed`` says (None: each once); evaluation passes ``augment=None`` for
+    centred warps and gets the rows in order.
     Before each further epoch call ``loader.sampler.set_epoch(epoch)``: the batches are a function of (seed,
     epoch), not of the number of workers. An error while reading names the table's row and the image.
     """
     mix = Mix(tables, patch, depth, augment, seed)
-    sampler = EpochSampler(len(mix), batch, seed, shuffle=train)
+    drawn = (mixed or MixConfig()) if train else None
+    sampler = EpochSampler(list(map(len, tables)), batch, seed, drawn, group.rank, group.world)
+    if train and sampler.num_rows < group.world:
+        raise ValueError(f"{sampler.num_rows} rows to train on are too few for {group.world} processes")
     sampler.set_epoch(epoch)
     return DataLoader(
         mix,
@@ -210,6 +243,7 @@ def make_loader(
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
         worker_init_fn=start_worker,
+        generator=torch.Generator(),  # of the workers' seeds: the run's own state is a checkpoint's business
     )
 
 

@@ -83,6 +83,25 @@ class RunLog:
             print(f"\n{text}", file=sys.stderr, flush=True)
 
 
+class Silence:
+    """The log of a process that is not the main one."""
+
+    def __init__(self) -> None:
+        self.bar = tqdm(disable=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def write(self, kind: str, **record: Any) -> None:
+        pass
+
+    def say(self, text: str) -> None:
+        pass
+
+
 def _line(record: dict[str, Any]) -> str:
     return json.dumps(_finite(record)) + "\n"
 

@@ -1,7 +1,11 @@
-"""python -m ipr.train [CONFIG.yaml] [--out DIR] [--resume] [key=value ...]"""
+"""python -m ipr.train [CONFIG.yaml] [--out DIR] [--resume] [key=value ...]
+
+On several GPUs: torchrun --nproc-per-node N -m ipr.train ...
+"""
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import shlex
 import sys
@@ -10,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ipr import checkpoint, cli, config, engine, runlog, validation, visualize
+from ipr import checkpoint, cli, config, distributed, engine, runlog, validation, visualize
 from ipr.cli import UsageError
+from ipr.distributed import Group
 
 PICTURED = 8  # validation people in val.png
 
@@ -34,26 +39,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     files, overrides = cli.split_words(options.words)
     if len(files) > 1:
         raise UsageError(f"one configuration at most, got {' '.join(files)}")
-    out = options.out or default_out(Path(files[0]).stem if files else "synthetic", resume=options.resume)
+    with distributed.join(validation.pick_device()) as group:
+        train(options, files, overrides, group)
+
+
+def train(options: argparse.Namespace, files: list[str], overrides: list[str], group: Group) -> None:
+    out = group.from_main(lambda: choose_out(options, files))
     if options.resume and not files:
         saved = checkpoint.load(out / "latest.pt")
         resolved = checkpoint.resolved_config(saved, out / "latest.pt")
         run = config.override(config.from_dict(resolved, str(out / "latest.pt")), overrides)
     else:
         run = config.load(files[0] if files else None, overrides)
-    if not options.resume and holds_run(out):
-        begun = (out / "latest.pt").exists()
-        other = "--resume to continue it" if begun else "delete it: it ended before its first checkpoint"
-        raise UsageError(f"{out} already holds a run: give another --out, or {other}")
     try:
-        outcome = engine.train(run, out, resume=options.resume, cache=options.cache)
+        outcome = engine.train(run, out, resume=options.resume, cache=options.cache, group=group)
     except KeyboardInterrupt:
         if not (out / "latest.pt").exists():
             raise
         cache = ["--cache", str(options.cache)] if options.cache else []
-        command = shlex.join(["python", "-m", "ipr.train", "--resume", "--out", str(out), *cache])
+        command = shlex.join(
+            [*distributed.launcher(), "-m", "ipr.train", "--resume", "--out", str(out), *cache]
+        )
         raise KeyboardInterrupt(f"continue with {command}") from None
 
+    if not group.is_main:
+        return
     rows = np.linspace(0, len(outcome.valid) - 1, min(PICTURED, len(outcome.valid))).round().astype(int)
     original = run.data.located(run.data.valid).build()  # its images are sharper than the rendered crops
     visualize.poses_picture(out / "val.png", original, outcome.poses, rows.tolist())
@@ -61,6 +71,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(visualize.table(outcome.scores, outcome.baselines, validation.protocol(run)))
     for name in ("best.pt", "latest.pt", "val.png", "curve.png", runlog.FILE):
         print(out / name)
+
+
+def choose_out(options: argparse.Namespace, files: list[str]) -> Path:
+    out = options.out or default_out(Path(files[0]).stem if files else "synthetic", resume=options.resume)
+    if not options.resume and holds_run(out):
+        begun = (out / "latest.pt").exists()
+        other = "--resume to continue it" if begun else "delete it: it ended before its first checkpoint"
+        raise UsageError(f"{out} already holds a run: give another --out, or {other}")
+    return out
 
 
 def holds_run(out: Path) -> bool:

@@ -17,6 +17,7 @@ from ipr import choices, config, geometry, loader
 from ipr.cache import CacheableSource, CropCache
 from ipr.config import ConfigError, RunConfig
 from ipr.decode import decode
+from ipr.distributed import ALONE, Group
 from ipr.skeleton import by_name
 from ipr.types import Batch, NetworkOutput, Poses, PoseTable, Skeleton
 
@@ -154,8 +155,9 @@ def predict(
     *,
     flip: bool = False,
     mean_bone_length_mm: float | None = None,
+    group: Group = ALONE,
 ) -> Poses:
-    """Poses of all rows of the table, in its order."""
+    """Poses of all rows of the table, in its order; each process of the group computes some, all get all."""
     device = next(networks[0].parameters()).device
     for network in networks:
         network.eval()
@@ -168,27 +170,35 @@ def predict(
         workers=run.data.workers,
         seed=run.seed,
         train=False,
+        group=group,
     )
-    outputs, maps, scales = [], [], []
+    own = []
     for batch in batches:
         output = forward(networks, batch.to(device), run, flip=flip)
-        outputs.append(output._replace(marginals=None))  # these are for losses, and large
-        maps.append(batch.img_to_patch)
-        scales.append(batch.depth_scale)
+        found = (output.joints_norm, output.sigma_norm, output.score)  # marginals are for losses, and large
+        kept = [None if value is None else value.cpu() for value in found]
+        own.append((batch.row, *kept, batch.img_to_patch, batch.depth_scale))
+    parts = [part for parts in group.gather(own) for part in parts]
+    rows, joints_norm, sigma_norm, scores, maps, scales = map(_cat, zip(*parts, strict=True))
+    assert rows is not None and joints_norm is not None and maps is not None and scales is not None
+    order = rows.argsort()  # each row once: the processes' shares are disjoint
+    joints_norm, maps, scales = joints_norm[order], maps[order], scales[order]
     output = NetworkOutput(
-        torch.cat([output.joints_norm for output in outputs]),
-        _cat([output.sigma_norm for output in outputs]),
-        _cat([output.score for output in outputs]),
+        joints_norm,
+        None if sigma_norm is None else sigma_norm[order],
+        None if scores is None else scores[order],
     )
     if bad := int((~output.joints_norm.isfinite().all(2).all(1)).sum()):
-        raise RunError(
-            f"the network's coordinates are not finite for {bad} of {len(table)} people: "
-            "its weights are broken (in training, a lower optimizer.lr may help)"
+        raise group.error(
+            RunError(
+                f"the network's coordinates are not finite for {bad} of {len(table)} people: "
+                "its weights are broken (in training, a lower optimizer.lr may help)"
+            )
         )
     return decode(
         output,
-        torch.cat(maps),
-        torch.cat(scales),
+        maps,
+        scales,
         run.patch.size,
         table.skeleton,
         camera=table.camera,

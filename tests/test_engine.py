@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,15 @@ import numpy as np
 import pytest
 import torch
 
-from ipr import checkpoint, config, engine, loader, ops, runlog, validation
+from ipr import checkpoint, config, engine, loader, ops, resume, runlog, validation
 from ipr.config import ConfigError, OptimizerConfig, ScheduleConfig
+from ipr.distributed import Group
 from ipr.engine import Trainer, learning_rate
+from ipr.loader import Mix
 from ipr.metrics.mpjpe import mpjpe, root_relative
 from ipr.runlog import RunLog
 from ipr.skeleton import by_name
-from ipr.types import NetworkOutput, PoseTable, Region
+from ipr.types import Batch, NetworkOutput, PoseTable, Region
 from ipr.validation import Data, RunError
 from tests.data import random_table
 from tests.runs import tiny_data, tiny_run
@@ -123,6 +126,66 @@ def test_a_resumed_run_is_the_same_run(tmp_path: Path, monkeypatch: pytest.Monke
     again = engine.train(run, halves, resume=True)  # of a finished run: nothing left to train
     assert again.scores == outcome.scores
     assert records(halves) == records(tmp_path / "straight")
+
+
+class Stopped(Exception):
+    """Stands for a crash."""
+
+
+def test_a_resume_inside_an_epoch_is_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six steps at once; or a crash in the second epoch, and a resume that reads only the rows left of it."""
+    monkeypatch.setattr(engine, "LOG_EVERY", 1)
+    run = tiny_run()
+    engine.train(run, tmp_path / "straight")
+    step = Trainer.train_batch
+    seen: list[tuple[int, list[int]]] = []
+
+    def crashing(trainer: Trainer, batch: Batch, rate: float, people: int | None = None) -> float:
+        if len(seen) == 5:
+            raise Stopped
+        seen.append((trainer.progress.epoch, batch.row.tolist()))
+        return step(trainer, batch, rate, people)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "SAVE_EVERY", 2)  # of 3 steps per epoch: saved in both
+        patch.setattr(Trainer, "train_batch", crashing)
+        with pytest.raises(Stopped):
+            engine.train(run, tmp_path / "halves")
+    saved = checkpoint.load(tmp_path / "halves" / "latest.pt")
+    assert (saved["epoch"], saved["step"], saved["batch"]) == (1, 4, 1)
+    read: list[int] = []
+    monkeypatch.setattr(Mix, "__getitem__", reading(read))
+    engine.train(run, tmp_path / "halves", resume=True)
+    assert sorted(read[:-12]) == sorted({*range(40)} - {*seen[3][1]})  # the last 12 are those of validation
+    assert records(tmp_path / "halves") == records(tmp_path / "straight")
+    ours, theirs = (checkpoint.load(tmp_path / name / "latest.pt") for name in ("halves", "straight"))
+    assert (ours["epoch"], ours["step"], ours["batch"]) == (2, 6, 0)
+    assert all(torch.equal(tensor, theirs["network"][name]) for name, tensor in ours["network"].items())
+
+
+def reading(rows: list[int]) -> Callable[..., Batch]:
+    """Mix's access to a batch, which notes the rows."""
+    get = Mix.__getitem__
+
+    def noted(mix: Mix, item: tuple[int, np.ndarray]) -> Batch:
+        rows.extend(map(int, item[1]))
+        return get(mix, item)
+
+    return noted
+
+
+def test_other_people_per_step_are_not_resumed(tmp_path: Path) -> None:
+    """Twice the processes with half the batch each take the same steps."""
+    run = tiny_run()
+    Trainer(run, tmp_path, tiny_data(run, tmp_path)).save("latest.pt", {})
+    saved = checkpoint.load(tmp_path / "latest.pt")
+    half = tiny_run("data.batch=8")
+    resume.refuse_other_config(half, saved["config"], tmp_path)
+    resume.refuse_other_steps(half, saved, tmp_path, Group(1, 2))
+    with pytest.raises(ConfigError, match=r"1 x 16 people per step .* cannot change: 1 x 8 given"):
+        engine.train(half, tmp_path, resume=True)
+    with pytest.raises(ConfigError, match="cannot change: 2 x 16 given"):
+        resume.refuse_other_steps(run, saved, tmp_path, Group(0, 2))
 
 
 def test_checkpoint_holds_what_decoding_needs(tmp_path: Path) -> None:

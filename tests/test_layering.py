@@ -13,10 +13,10 @@ SOURCES = sorted((ROOT / "ipr").rglob("*.py"))
 # From the bottom up. A module may import its own layer and those before it.
 LAYERS = (
     {"_distribution", "types", "choices", "ops", "nn"},
-    {"config", "skeleton", "geometry", "images"},
+    {"config", "skeleton", "geometry", "images", "distributed", "sampler"},
     {"datasets", "backbones", "heads", "losses", "metrics", "augment"},
     {"model", "loader", "cache", "decode", "checkpoint"},
-    {"engine", "validation", "runlog", "visualize", "cli"},
+    {"engine", "resume", "validation", "runlog", "visualize", "cli"},
     {"train", "evaluate"},
 )
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}

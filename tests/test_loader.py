@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from ipr.config import AugmentConfig, DepthConfig, PatchConfig
 from ipr.geometry import crop_affine
 from ipr.loader import EpochSampler, Mix, batch_labels, batch_to_patches, make_loader, touched_region
+from ipr.sampler import MixConfig
 from ipr.types import Batch, Pixels, PoseTable, Region
 from tests.data import AUGMENT, ArrayImages, random_images, random_table
 
@@ -265,7 +266,9 @@ def test_evaluation_is_in_order_and_centred() -> None:
 
 
 def test_sampler_seeds_differ() -> None:
-    orders = [np.concatenate([rows for _, rows in EpochSampler(50, 8, seed, True)]) for seed in (0, 0, 1)]
+    orders = [
+        np.concatenate([rows for _, rows in EpochSampler([50], 8, seed, MixConfig())]) for seed in (0, 0, 1)
+    ]
     assert np.array_equal(orders[0], orders[1]) and not np.array_equal(orders[0], orders[2])
 
 
