@@ -34,10 +34,9 @@ struct Packed {
                 "int32 (height, width) per picture");
     check_table((prefix + "affine").c_str(), affine, pixels, ScalarType::Float, {count, 2, 3},
                 "float32 [2, 3] per picture, patch px -> its px");
-    if (!pixels.is_cuda()) check_bounds(prefix, channels);
+    check_bounds(prefix, channels);
   }
 
-  /// On a GPU this would wait for it: there the kernel leaves such a picture black.
   void check_bounds(const std::string& prefix, int64_t channels) const {
     const auto* const offset = static_cast<const int64_t*>(offsets.data_ptr());
     const auto* const size = static_cast<const int32_t*>(sizes.data_ptr());
@@ -115,12 +114,10 @@ Tensor warp_patch(const Tensor& pixels, const Tensor& offsets, const Tensor& siz
     STD_TORCH_CHECK(same_device(*occluder_pixels, pixels), "warp_patch: the occluders are on another device");
     firsts = torch::stable::contiguous(*first_occluder);
     const auto* const first = static_cast<const int64_t*>(firsts->data_ptr());
-    if (!pixels.is_cuda()) {
-      for (int64_t i = 0; i < warp.batch; ++i) {
-        STD_TORCH_CHECK(0 <= first[i] && first[i] <= first[i + 1] && first[i + 1] <= occluders->count,
-                        "warp_patch: first_occluder must rise from 0 to at most the ", occluders->count,
-                        " occluders there are; at ", i, " it is ", first[i], " and then ", first[i + 1]);
-      }
+    for (int64_t i = 0; i < warp.batch; ++i) {
+      STD_TORCH_CHECK(0 <= first[i] && first[i] <= first[i + 1] && first[i + 1] <= occluders->count,
+                      "warp_patch: first_occluder must rise from 0 to at most the ", occluders->count,
+                      " occluders there are; at ", i, " it is ", first[i], " and then ", first[i + 1]);
     }
     warp.first_occluder = first;
     warp.occluders = occluders->pictures();
