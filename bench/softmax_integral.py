@@ -38,7 +38,7 @@ def cases(device: str) -> dict[str, Case]:
     listed: list[tuple[tuple[int, ...], tuple[str, ...], tuple[bool, ...]]] = [
         ((4 if device == "cpu" else 32, 18, 64, 64, 64), HALVES, (False, True)),
         ((1, 18, 64, 64, 64), HALVES[:2], (False,)),
-        ((128 if device == "cuda" else 32, 17, 64, 48), HALVES[:2], (False,)),
+        ((128 if device == "cuda" else 32, 17, 64, 48), HALVES[:2], (False, True)),
         ((64, 18, 16, 16, 16), HALVES[:2], (False, True)),  # configs/synthetic
         ((2, 18, 72, 96, 72), HALVES[:2], (False,)),
         ((12, 18, 72, 96, 72), HALVES[:1], (False,)),  # configs/h36m_challenge, 384x288
@@ -61,8 +61,8 @@ def make_logits(case: Case, device: str) -> Tensor:
     logits = (torch.randn(case.shape, device=device) * 3).to(case.dtype)
     if not case.channels_last:
         return logits
-    packed = logits.flatten(1, 2).contiguous(memory_format=torch.channels_last)
-    return packed.unflatten(1, case.shape[1:3])
+    packed = logits.flatten(1, -3).contiguous(memory_format=torch.channels_last)
+    return packed.unflatten(1, case.shape[1:-2]) if logits.dim() == 5 else packed
 
 
 class FromNetwork(torch.autograd.Function):

@@ -20,65 +20,120 @@ namespace {
 
 /// Enough to hide what a block costs besides its elements, few enough that B * J = 1 occupies some threads.
 constexpr int64_t kBlockElements = 32768;
+/// Where a block has all joints, so many that merging costs little, few enough that B = 1 occupies threads.
+constexpr int64_t kPixelBlockElements = 262144;
 
 /// How volumes are cut into blocks: each gives its sums with a reference of its own, which are then merged in
 /// order. The cut depends on nothing but the sizes, so results are the same on any number of threads.
 struct Blocks {
-  explicit Blocks(const Volumes& v) : volumes(v) {
-    const int64_t slices = std::clamp<int64_t>(kBlockElements / (v.mid * v.inner), 1, v.outer);
-    per_joint = (v.outer + slices - 1) / slices;
+  explicit Blocks(const Volumes& v)
+      : volumes(v),
+        by_pixels(v.joint_stride < v.mid_stride),
+        rows(by_pixels ? v.batch : v.batch * v.joints),
+        row_elements(v.mid * v.inner * (by_pixels ? v.joints : 1)) {
+    const int64_t slices = (by_pixels ? kPixelBlockElements : kBlockElements) / row_elements;
+    per_row = v.outer / std::clamp<int64_t>(slices, 1, v.outer);
   }
 
-  bool interleaved() const { return volumes.joint_stride < volumes.mid_stride; }
-  int64_t count() const { return volumes.batch * volumes.joints * per_joint; }
+  int64_t count() const { return rows * per_row; }
   /// Blocks that make a thread worth waking.
   int64_t grain() const {
-    return std::max<int64_t>(1, kBlockElements * per_joint / (volumes.outer * volumes.mid * volumes.inner));
+    return std::max<int64_t>(1, kBlockElements * per_row / (volumes.outer * row_elements));
   }
 
   const Volumes& volumes;
-  int64_t per_joint;
+  bool by_pixels;  // channels_last: a block has some rows of pixels with all joints, in the order of memory
+  int64_t rows, row_elements, per_row;
 };
 
+/// A block: the slices from `first` on of a joint, or of all joints of a person.
 struct Position {
-  Position(const Blocks& blocks, int64_t index) {
-    const Volumes& v = blocks.volumes;
-    int64_t part;
-    if (blocks.interleaved()) {
-      joint = index % v.joints;
-      part = index / v.joints % blocks.per_joint;
-      batch = index / v.joints / blocks.per_joint;
-    } else {
-      part = index % blocks.per_joint;
-      joint = index / blocks.per_joint % v.joints;
-      batch = index / blocks.per_joint / v.joints;
-    }
-    first = v.outer * part / blocks.per_joint;
-    slices = v.outer * (part + 1) / blocks.per_joint - first;
-    row = batch * v.joints + joint;
-    number = row * blocks.per_joint + part;
-  }
+  Position(const Blocks& blocks, int64_t index)
+      : part(index % blocks.per_row),
+        first_joint(index / blocks.per_row * (blocks.by_pixels ? blocks.volumes.joints : 1)),
+        first(blocks.volumes.outer * part / blocks.per_row),
+        slices(blocks.volumes.outer * (part + 1) / blocks.per_row - first) {}
 
   int64_t offset(const Volumes& v) const {
-    return batch * v.batch_stride + joint * v.joint_stride + first * v.outer_stride;
+    return first_joint / v.joints * v.batch_stride + first_joint % v.joints * v.joint_stride +
+           first * v.outer_stride;
   }
 
-  int64_t batch, joint, first, slices;
-  int64_t row;     // batch * joints + joint
-  int64_t number;  // of the block, all blocks of a row in sequence
+  int64_t part;
+  int64_t first_joint;  // batch * joints + joint
+  int64_t first, slices;
 };
 
-Block block_at(const Volumes& v, const Position& at, const void* data, int64_t size) {
-  const int64_t elements = (v.batch - 1) * v.batch_stride + (v.joints - 1) * v.joint_stride +
-                           (v.outer - 1) * v.outer_stride + (v.mid - 1) * v.mid_stride + v.inner;
-  const char* begin = static_cast<const char*>(data);
-  return {at.slices,
-          v.mid,
-          v.inner,
-          v.outer_stride,
-          v.mid_stride,
-          begin + at.offset(v) * size,
-          begin + elements * size};
+/// A block of the logits, and the kernels for it.
+struct Work {
+  Work(const Volumes& v, Element element, const void* logits)
+      : volumes(v),
+        blocks(v),
+        size(element_size(element)),
+        kernel(static_cast<int>(element)),
+        logits(logits) {
+    const int64_t elements = (v.batch - 1) * v.batch_stride + (v.joints - 1) * v.joint_stride +
+                             (v.outer - 1) * v.outer_stride + (v.mid - 1) * v.mid_stride + v.inner;
+    end = static_cast<const char*>(logits) + elements * size;
+  }
+
+  int64_t scratch() const {
+    const Volumes& v = volumes;
+    return blocks.by_pixels ? pixel_scratch_bytes(v.joints, v.outer, v.mid, v.inner)
+                            : scratch_bytes(v.mid, v.inner);
+  }
+  const char* begin(const Position& at) const {
+    return static_cast<const char*>(logits) + at.offset(volumes) * size;
+  }
+  Block block(const Position& at) const {
+    const Volumes& v = volumes;
+    return {at.slices, v.mid, v.inner, v.outer_stride, v.mid_stride, begin(at), end};
+  }
+  Pixels pixels(const Position& at) const {
+    const Volumes& v = volumes;
+    return {v.joints,       at.slices,    v.mid,     v.inner, v.joint_stride,
+            v.outer_stride, v.mid_stride, begin(at), end};
+  }
+  const PixelKernels& pixel_kernels() const {
+    return volumes.inner == 1 && volumes.joint_stride == 1 ? IPR_OF_ISA(kSoftmaxIntegralMaps)
+                                                           : IPR_OF_ISA(kSoftmaxIntegralVolumes);
+  }
+
+  /// sums: per joint and block a record; the first joint's.
+  void forward(const Position& at, void* sums, int64_t step, void* scratch) const {
+    if (blocks.by_pixels) {
+      pixel_kernels().forward[kernel](pixels(at), sums, step, scratch);
+    } else {
+      IPR_OF_ISA(kSoftmaxIntegral).forward[kernel](block(at), sums, scratch);
+    }
+  }
+  void backward(const Position& at, const Gradient& gradient, const Tables& tables, void* scratch) const {
+    if (blocks.by_pixels) {
+      pixel_kernels().backward[kernel](pixels(at), gradient, tables, scratch);
+    } else {
+      IPR_OF_ISA(kSoftmaxIntegral).backward[kernel](block(at), gradient, tables, scratch);
+    }
+  }
+
+  const Volumes& volumes;
+  Blocks blocks;
+  int64_t size;
+  int kernel;
+  const void *logits, *end;
+};
+
+/// Divides the sums of an axis by their total; gives the mean index. In four chains, as one would wait for
+/// every addition.
+template <class Real>
+Real normalize(const double* sums, int64_t length, Real* marginal) {
+  double totals[4] = {}, moments[4] = {};
+  for (int64_t i = 0; i < length; ++i) {
+    totals[i % 4] += sums[i];
+    moments[i % 4] += static_cast<double>(i) * sums[i];
+  }
+  const double scale = 1 / ((totals[0] + totals[1]) + (totals[2] + totals[3]));
+  for (int64_t i = 0; i < length; ++i) marginal[i] = static_cast<Real>(sums[i] * scale);
+  return static_cast<Real>(((moments[0] + moments[1]) + (moments[2] + moments[3])) * scale);
 }
 
 /// Marginals, means and logsumexp of one joint from the sums of its blocks: {reference, inner[], mid[],
@@ -87,7 +142,7 @@ template <class Real>
 void merge(const Blocks& blocks, int64_t row, const Real* sums, int64_t stride, const Integral& result,
            double* totals) {
   const Volumes& v = blocks.volumes;
-  const int64_t parts = blocks.per_joint;
+  const int64_t parts = blocks.per_row;
   constexpr double kLowest = -std::numeric_limits<double>::infinity();
   double reference = kLowest;
   for (int64_t part = 0; part < parts; ++part) reference = std::max<double>(reference, sums[part * stride]);
@@ -107,14 +162,8 @@ void merge(const Blocks& blocks, int64_t row, const Real* sums, int64_t stride, 
   }
   const double* axis = totals;
   const auto finish = [&](void* marginals, int64_t length, int index) {
-    Real* const marginal = static_cast<Real*>(marginals) + row * length;
-    double mean = 0, norm = 0;
-    for (int64_t i = 0; i < length; ++i) {
-      mean += static_cast<double>(i) * axis[i];
-      norm += axis[i];
-    }
-    for (int64_t i = 0; i < length; ++i) marginal[i] = static_cast<Real>(axis[i] / norm);
-    static_cast<Real*>(result.mean)[3 * row + index] = static_cast<Real>(mean / norm);
+    static_cast<Real*>(result.mean)[3 * row + index] =
+        normalize(axis, length, static_cast<Real*>(marginals) + row * length);
     axis += length;
   };
   finish(result.inner, v.inner, v.inner_axis);
@@ -124,23 +173,23 @@ void merge(const Blocks& blocks, int64_t row, const Real* sums, int64_t stride, 
 }
 
 template <class Real>
-void integrate(const Volumes& v, Element element, const void* logits, const Integral& result,
-               ParallelFor parallel_for) {
-  const Blocks blocks(v);
-  const auto kernel = IPR_OF_ISA(kSoftmaxIntegral).forward[static_cast<int>(element)];
-  const int64_t stride = 1 + v.inner + v.mid + (v.outer + blocks.per_joint - 1) / blocks.per_joint;
-  const std::unique_ptr<Real[]> sums(new Real[blocks.count() * stride]);
+void integrate(const Work& work, const Integral& result, ParallelFor parallel_for) {
+  const Volumes& v = work.volumes;
+  const Blocks& blocks = work.blocks;
+  const int64_t stride = 1 + v.inner + v.mid + (v.outer + blocks.per_row - 1) / blocks.per_row;
+  const std::unique_ptr<Real[]> sums(new Real[v.rows() * blocks.per_row * stride]);
   run(parallel_for, blocks.count(), blocks.grain(), [&](int64_t begin, int64_t end) {
-    const Scratch scratch(scratch_bytes(v.mid, v.inner));
+    const Scratch scratch(work.scratch());
     for (int64_t index = begin; index < end; ++index) {
       const Position at(blocks, index);
-      kernel(block_at(v, at, logits, element_size(element)), sums.get() + at.number * stride, scratch.get());
+      work.forward(at, sums.get() + (at.first_joint * blocks.per_row + at.part) * stride,
+                   blocks.per_row * stride, scratch.get());
     }
   });
-  run(parallel_for, v.batch * v.joints, 4096 / stride + 1, [&](int64_t begin, int64_t end) {
+  run(parallel_for, v.rows(), 4096 / stride + 1, [&](int64_t begin, int64_t end) {
     const Scratch totals((v.inner + v.mid + v.outer) * sizeof(double));
     for (int64_t row = begin; row < end; ++row) {
-      merge(blocks, row, sums.get() + row * blocks.per_joint * stride, stride, result,
+      merge(blocks, row, sums.get() + row * blocks.per_row * stride, stride, result,
             static_cast<double*>(totals.get()));
     }
   });
@@ -184,9 +233,9 @@ void fill_table(const void* marginals, const void* of_marginals, const void* mea
 }
 
 template <class Real>
-void differentiate(const Volumes& v, Element element, const void* logits, const Volumes& gradient_volumes,
-                   void* gradient, const Integral& result, const Integral& upstream,
-                   ParallelFor parallel_for) {
+void differentiate(const Work& work, const Volumes& gradient_volumes, void* gradient, const Integral& result,
+                   const Integral& upstream, ParallelFor parallel_for) {
+  const Volumes& v = work.volumes;
   const int64_t stride = v.inner + v.mid + v.outer + 1;
   const std::unique_ptr<Real[]> all_tables(new Real[v.rows() * stride]);
   run(parallel_for, v.rows(), 4096 / stride + 1, [&](int64_t begin, int64_t end) {
@@ -202,22 +251,21 @@ void differentiate(const Volumes& v, Element element, const void* logits, const 
       *table = upstream.logsumexp ? static_cast<Real>(upstream.logsumexp[row]) : 0;
     }
   });
-  const Blocks blocks(v);
-  const auto kernel = IPR_OF_ISA(kSoftmaxIntegral).backward[static_cast<int>(element)];
-  const int64_t size = element_size(element);
   const bool stream =
-      gradient != logits && worth_streaming(gradient, v.rows() * v.outer * v.mid * v.inner * size);
-  run(parallel_for, blocks.count(), blocks.grain(), [&](int64_t begin, int64_t end) {
-    const Scratch scratch(scratch_bytes(v.mid, v.inner));
+      gradient != work.logits && worth_streaming(gradient, v.rows() * v.outer * v.mid * v.inner * work.size);
+  const Volumes& g = gradient_volumes;
+  run(parallel_for, work.blocks.count(), work.blocks.grain(), [&](int64_t begin, int64_t end) {
+    const Scratch scratch(work.scratch());
     for (int64_t index = begin; index < end; ++index) {
-      const Position at(blocks, index);
-      const Real* const inner = all_tables.get() + at.row * stride;
+      const Position at(work.blocks, index);
+      const Real* const inner = all_tables.get() + at.first_joint * stride;
       const Real* const mid = inner + v.inner;
       const Real* const outer = mid + v.mid;
-      const Tables tables = {inner, mid, outer + at.first, outer + v.outer, result.logsumexp[at.row]};
-      const Gradient of_block = {static_cast<char*>(gradient) + at.offset(gradient_volumes) * size,
-                                 gradient_volumes.outer_stride, gradient_volumes.mid_stride, stream};
-      kernel(block_at(v, at, logits, size), of_block, tables, scratch.get());
+      const Tables tables = {inner, mid, outer + at.first, outer + v.outer, result.logsumexp + at.first_joint,
+                             stride};
+      const Gradient of_block = {static_cast<char*>(gradient) + at.offset(g) * work.size, g.joint_stride,
+                                 g.outer_stride, g.mid_stride, stream};
+      work.backward(at, of_block, tables, scratch.get());
     }
   });
 }
@@ -244,10 +292,11 @@ void softmax_integral(const Volumes& volumes, Element element, const void* logit
   const bool cut = is_large_map(volumes);
   const Volumes v = cut ? by_rows(volumes) : volumes;
   const Integral r = cut ? by_rows(result) : result;
+  const Work work(v, element, logits);
   if (element == Element::kFloat64) {
-    integrate<double>(v, element, logits, r, parallel_for);
+    integrate<double>(work, r, parallel_for);
   } else {
-    integrate<float>(v, element, logits, r, parallel_for);
+    integrate<float>(work, r, parallel_for);
   }
 }
 
@@ -258,10 +307,11 @@ void softmax_integral_backward(const Volumes& volumes, Element element, const vo
   const Volumes v = cut ? by_rows(volumes) : volumes;
   const Volumes g = cut ? by_rows(gradient_volumes) : gradient_volumes;
   const Integral r = cut ? by_rows(result) : result, u = cut ? by_rows(upstream) : upstream;
+  const Work work(v, element, logits);
   if (element == Element::kFloat64) {
-    differentiate<double>(v, element, logits, g, gradient, r, u, parallel_for);
+    differentiate<double>(work, g, gradient, r, u, parallel_for);
   } else {
-    differentiate<float>(v, element, logits, g, gradient, r, u, parallel_for);
+    differentiate<float>(work, g, gradient, r, u, parallel_for);
   }
 }
 

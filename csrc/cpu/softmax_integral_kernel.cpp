@@ -1,94 +1,27 @@
 // The inner loops of softmax_integral, compiled once per instruction set (IPR_ISA names it).
-#include "cpu/simd.h"
 #include "cpu/softmax_integral.h"
+#include "cpu/softmax_integral_tile.h"
 
 namespace ipr::cpu::IPR_ISA {
 namespace {
 
-constexpr int64_t kPrefetchBytes = 6144;
-
-template <class Element>
-using RealOf = typename Compute<Element>::Real;
-
-/// A strip of columns, kVectors vectors wide; with kTail the last one is only partly inside the rows.
+/// The strip of a block's rows from `column` on.
 template <class Element, int kVectors, bool kTail>
-struct Tile {
-  using Real = RealOf<Element>;
-  using Vector = typename Lanes<Real>::Vector;
-  static constexpr int kLanes = Lanes<Real>::kCount;
-  static constexpr int kPaired = kHasPairs<Element> ? (kVectors - kTail) / 2 * 2 : 0;
-
-  Tile(const Block& block, int64_t column)
-      : begin(static_cast<const Element*>(block.begin) + column),
-        end(static_cast<const Element*>(block.end)),
-        tail(block.inner - column - (kVectors - 1) * kLanes),
-        in_tail(first<Real>(tail)),
-        ahead(block.mid_stride * (kPrefetchBytes / (block.inner * int64_t{sizeof(Element)}) + 1)) {}
-
-  static constexpr bool is_tail(int i) { return kTail && i == kVectors - 1; }
-
-  /// Vector i of a row; what is outside of the row is from other rows, or zero.
-  __attribute__((always_inline)) Vector load_at(const Element* row, int i) const {
-    const Element* p = row + i * kLanes;
-    return is_tail(i) && end - p < kLanes ? load_first(p, tail) : load(p);
-  }
-  /// A row's vectors; the first kPaired ones hold the elements at even and at odd places in turn.
-  __attribute__((always_inline)) void load_row(const Element* row, Vector (&vectors)[kVectors]) const {
-    if constexpr (kPaired > 0) {
-#pragma GCC unroll 5
-      for (int i = 0; i < kPaired; i += 2) load_pair(row + i * kLanes, vectors[i], vectors[i + 1]);
-    }
-#pragma GCC unroll 5
-    for (int i = kPaired; i < kVectors; ++i) vectors[i] = load_at(row, i);
-  }
-  /// Vector i with `other` outside of the row.
-  __attribute__((always_inline)) Vector inside(Vector v, int i, Vector other = Vector{}) const {
-    return is_tail(i) ? (in_tail ? v : other) : v;
-  }
-  /// Hardware is late where 256 bytes are read of every few thousand (channels_last), and at every new page.
-  __attribute__((always_inline)) void prefetch(const Element* row) const {
-    const char* p = reinterpret_cast<const char*>(row + ahead);
-    for (int i = 0; i < kVectors * kLanes * int{sizeof(Element)}; i += 64) __builtin_prefetch(p + i, 0, 2);
-  }
-
-  const Element* begin;
-  const Element* end;
-  int64_t tail;  // columns in the last vector
-  typename Lanes<Real>::Ints in_tail;
-  int64_t ahead;
-};
-
-/// Calls visit.template operator()<vectors, has_tail>(first_column) for the tiles of rows of `inner` columns.
-template <class Real, class Visit>
-IPR_INLINE void for_each_tile(int64_t inner, const Visit& visit) {
-  constexpr int64_t kLanes = Lanes<Real>::kCount;
-  int64_t column = 0;
-  for (; inner - column >= 5 * kLanes; column += 4 * kLanes) visit.template operator()<4, false>(column);
-  const int64_t vectors = (inner - column + kLanes - 1) / kLanes;
-  if (inner % kLanes == 0) {
-    if (vectors == 1) visit.template operator()<1, false>(column);
-    if (vectors == 2) visit.template operator()<2, false>(column);
-    if (vectors == 3) visit.template operator()<3, false>(column);
-    if (vectors == 4) visit.template operator()<4, false>(column);
-  } else {
-    if (vectors == 1) visit.template operator()<1, true>(column);
-    if (vectors == 2) visit.template operator()<2, true>(column);
-    if (vectors == 3) visit.template operator()<3, true>(column);
-    if (vectors == 4) visit.template operator()<4, true>(column);
-    if (vectors == 5) visit.template operator()<5, true>(column);
-  }
+IPR_INLINE Tile<Element, kVectors, kTail> tile_of(const Block& block, int64_t column) {
+  const int64_t row_bytes = block.inner * int64_t{sizeof(Element)};
+  return {block.inner, column, block.end, block.mid_stride * (kPrefetchBytes / row_bytes + 1)};
 }
 
 /// Adds the exponentials of a tile to the sums per column, per row (lanes still apart) and per slice.
 template <class Element, int kVectors, bool kTail, class Exp, class Real, class Vector>
 void sum_tile(const Block& block, int64_t column, const Exp& exponential, Real* columns, Vector* rows,
               Real* slices) {
-  const Tile<Element, kVectors, kTail> tile(block, column);
-  constexpr int kLanes = tile.kLanes;
+  const auto tile = tile_of<Element, kVectors, kTail>(block, column);
+  const Element* const begin = static_cast<const Element*>(block.begin) + column;
   const Exp exp_of = exponential;  // in registers
   Vector totals[kVectors] = {};
   for (int64_t z = 0; z < block.outer; ++z) {
-    const Element* row = tile.begin + z * block.outer_stride;
+    const Element* row = begin + z * block.outer_stride;
     Vector sums[kVectors] = {};
     for (int64_t y = 0; y < block.mid; ++y, row += block.mid_stride) {
       tile.prefetch(row);
@@ -110,15 +43,7 @@ void sum_tile(const Block& block, int64_t column, const Exp& exponential, Real* 
     }
     slices[z] += sum(slice_sum);
   }
-  for (int i = 0; i < tile.kPaired; i += 2) {
-    for (int lane = 0; lane < kLanes; ++lane) {
-      columns[column + i * kLanes + 2 * lane] = totals[i][lane];
-      columns[column + i * kLanes + 2 * lane + 1] = totals[i + 1][lane];
-    }
-  }
-  for (int i = tile.kPaired; i < kVectors; ++i) {
-    memcpy(columns + column + i * kLanes, &totals[i], (tile.is_tail(i) ? tile.tail : kLanes) * sizeof(Real));
-  }
+  tile.store_sums(totals, columns + column);
 }
 
 /// Sums of exp(logit - reference); their total.
@@ -146,10 +71,11 @@ Real maximum(const Block& block, int64_t slices, int64_t rows) {
   const Vector lowest = Vector{} - static_cast<Real>(__builtin_inf());
   Vector largest = lowest;
   for_each_tile<Real>(block.inner, [&]<int kVectors, bool kTail>(int64_t column) {
-    const Tile<Element, kVectors, kTail> tile(block, column);
+    const auto tile = tile_of<Element, kVectors, kTail>(block, column);
+    const Element* const begin = static_cast<const Element*>(block.begin) + column;
     for (int64_t z = 0; z < slices; ++z) {
       for (int64_t y = 0; y < rows; ++y) {
-        const Element* row = tile.begin + z * block.outer_stride + y * block.mid_stride;
+        const Element* row = begin + z * block.outer_stride + y * block.mid_stride;
         for (int i = 0; i < kVectors; ++i) {
           const Vector v = tile.inside(tile.load_at(row, i), i, lowest);
           largest = v > largest ? v : largest;
@@ -191,12 +117,13 @@ template <class Element, int kVectors, bool kTail, bool kStream, class Real>
 void gradient_tile(const Block& block, int64_t column, const Gradient& gradient, Real reference,
                    const Real* a, const Real* b, const Real* c, Real constant, Real scale) {
   using Vector = typename Lanes<Real>::Vector;
-  const Tile<Element, kVectors, kTail> tile(block, column);
+  const auto tile = tile_of<Element, kVectors, kTail>(block, column);
+  const Element* const begin = static_cast<const Element*>(block.begin) + column;
   constexpr int kLanes = Lanes<Real>::kCount;
   Vector columns[kVectors];
   for (int i = 0; i < kVectors; ++i) columns[i] = load(a + column + i * kLanes) * scale;
   for (int64_t z = 0; z < block.outer; ++z) {
-    const Element* row = tile.begin + z * block.outer_stride;
+    const Element* row = begin + z * block.outer_stride;
     Element* out = static_cast<Element*>(gradient.begin) + z * gradient.outer_stride + column;
     for (int64_t y = 0; y < block.mid; ++y, row += block.mid_stride, out += gradient.mid_stride) {
       tile.prefetch(row);
@@ -241,8 +168,8 @@ void backward(const Block& block, const Gradient& gradient, const Tables& tables
   }
   // Differences to a float32 reference are exact or nearly so; what the reference lacks of logsumexp is a
   // common factor.
-  const Real reference = static_cast<Real>(tables.logsumexp);
-  const Real scale = static_cast<Real>(__builtin_exp(static_cast<double>(reference) - tables.logsumexp));
+  const Real reference = static_cast<Real>(*tables.logsumexp);
+  const Real scale = static_cast<Real>(__builtin_exp(static_cast<double>(reference) - *tables.logsumexp));
   Real* a = static_cast<Real*>(scratch);  // padded to whole vectors
   memset(a + block.inner, 0, Lanes<Real>::kCount * sizeof(Real));
   memcpy(a, tables.inner, block.inner * sizeof(Real));

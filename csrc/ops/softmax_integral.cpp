@@ -39,7 +39,9 @@ struct Logits {
         STD_TORCH_CHECK(false, "softmax_integral: logits must be float32, float64, bfloat16 or float16");
     }
     const bool rows = given.stride(4) == 1 || given.size(4) == 1;  // are contiguous
-    channels_last = !rows && given.stride(2) == 1 && given.size(2) > 1;
+    const bool volumes = given.size(2) > 1 && given.stride(2) == 1;
+    const bool maps = given.size(2) == 1 && given.stride(1) == 1 && given.size(1) > 1;
+    channels_last = !rows && (volumes || maps);
     copied = !channels_last && !rows;
     if (copied) tensor = torch::stable::contiguous(given);
     for (int64_t i = 0; i < 5; ++i) sizes[i] = tensor.size(i), strides[i] = tensor.stride(i);

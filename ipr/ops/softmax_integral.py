@@ -85,7 +85,7 @@ def softmax_integral(
     Args:
         logits: [B, J, D, H, W], [B, J, H, W] (2-D heat maps) or, with ``num_joints``, [B, J*D, H, W] with
             each joint's depths together. float32, float64, bfloat16 or float16. Read in place if contiguous
-            or channels_last; copied first in other layouts and as channels_last heat maps.
+            or channels_last, copied first in other layouts.
         num_joints: J of [B, J*D, H, W].
         grad_in_place: write the gradient over the logits: it needs no memory of its own, and the logits are
             gone after the backward pass. For logits that a layer computed (not a leaf) and that nothing else
@@ -135,7 +135,9 @@ def _(logits: Tensor) -> tuple[Tensor, ...]:
 
 @torch.library.register_fake("ipr::softmax_integral_backward")
 def _(logits: Tensor, *_: Tensor | None) -> Tensor:
-    if logits.stride(4) != 1 and logits.stride(2) == 1 and logits.size(2) > 1:  # channels_last, as the logits
+    maps = logits.size(2) == 1 and logits.stride(1) == 1 and logits.size(1) > 1
+    volumes = logits.size(2) > 1 and logits.stride(2) == 1
+    if logits.stride(4) != 1 and logits.size(4) > 1 and (maps or volumes):  # channels_last, as the logits
         return logits.new_empty([logits.shape[i] for i in (0, 3, 4, 1, 2)]).permute(0, 3, 4, 1, 2)
     return logits.new_empty(logits.shape)
 

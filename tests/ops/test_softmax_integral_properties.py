@@ -85,6 +85,8 @@ def cases(draw: st.DrawFn) -> Case:
     # Around the widths of vectors, and the cut into blocks of 32768 cells, the first of which is a long row.
     size = st.one_of(st.integers(1, 9), st.sampled_from([15, 16, 17, 31, 33, 64, 65, 79]))
     sizes = draw(st.tuples(st.integers(1, 3), st.integers(1, 4), size, size, size))
+    if draw(st.integers(0, 4)) == 0:  # heat maps, whose joints may be the vectors
+        sizes = (sizes[0], draw(size), 1, *sizes[3:])
     volume = list(sizes[2:])
     while math.prod(volume) > MOST_CELLS:
         volume[volume.index(max(volume))] //= 2

@@ -1,0 +1,105 @@
+// How the kernels of softmax_integral cut rows of logits into vectors. Internal linkage throughout, as in
+// simd.h.
+#pragma once
+
+#include "cpu/simd.h"
+
+namespace {
+
+constexpr int64_t kPrefetchBytes = 6144;
+
+template <class Element>
+using RealOf = typename Compute<Element>::Real;
+
+/// A strip of columns, kVectors vectors wide; with kTail the last one is only partly inside the rows.
+template <class Element, int kVectors, bool kTail>
+struct Tile {
+  using Real = RealOf<Element>;
+  using Vector = typename Lanes<Real>::Vector;
+  static constexpr int kLanes = Lanes<Real>::kCount;
+  static constexpr int kPaired = kHasPairs<Element> ? (kVectors - kTail) / 2 * 2 : 0;
+
+  /// From `column` on, in rows of `inner` columns; no byte from `end` on is read. `ahead`: elements from what
+  /// is read to what is prefetched.
+  Tile(int64_t inner, int64_t column, const void* end, int64_t ahead)
+      : end(static_cast<const Element*>(end)),
+        tail(inner - column - (kVectors - 1) * kLanes),
+        in_tail(first<Real>(tail)),
+        ahead(ahead) {}
+
+  static constexpr bool is_tail(int i) { return kTail && i == kVectors - 1; }
+
+  /// Vector i of a row; what is outside of the row is from other rows, or zero.
+  IPR_MEMBER Vector load_at(const Element* row, int i) const {
+    const Element* p = row + i * kLanes;
+    return is_tail(i) && end - p < kLanes ? load_first(p, tail) : load(p);
+  }
+  /// A row's vectors; the first kPaired ones hold the elements at even and at odd places in turn.
+  IPR_MEMBER void load_row(const Element* row, Vector (&vectors)[kVectors]) const {
+    if constexpr (kPaired > 0) {
+#pragma GCC unroll 5
+      for (int i = 0; i < kPaired; i += 2) load_pair(row + i * kLanes, vectors[i], vectors[i + 1]);
+    }
+#pragma GCC unroll 5
+    for (int i = kPaired; i < kVectors; ++i) vectors[i] = load_at(row, i);
+  }
+  /// Sums that were made of such vectors, in the order of the columns.
+  void store_sums(const Vector (&sums)[kVectors], Real* columns) const {
+    for (int i = 0; i < kPaired; i += 2) {
+      for (int lane = 0; lane < kLanes; ++lane) {
+        columns[i * kLanes + 2 * lane] = sums[i][lane];
+        columns[i * kLanes + 2 * lane + 1] = sums[i + 1][lane];
+      }
+    }
+    for (int i = kPaired; i < kVectors; ++i) {
+      memcpy(columns + i * kLanes, &sums[i], (is_tail(i) ? tail : kLanes) * sizeof(Real));
+    }
+  }
+  /// Vector i with `other` outside of the row.
+  IPR_MEMBER Vector inside(Vector v, int i, Vector other = Vector{}) const {
+    return is_tail(i) ? (in_tail ? v : other) : v;
+  }
+  /// Hardware is late where 256 bytes are read of every few thousand (channels_last), and at every new page.
+  IPR_MEMBER void prefetch(const Element* row) const {
+    const char* p = reinterpret_cast<const char*>(row + ahead);
+    for (int i = 0; i < kVectors * kLanes * int{sizeof(Element)}; i += 64) __builtin_prefetch(p + i, 0, 2);
+  }
+
+  const Element* end;
+  int64_t tail;  // columns in the last vector
+  typename Lanes<Real>::Ints in_tail;
+  int64_t ahead;
+};
+
+/// Calls visit.template operator()<vectors, has_tail>(whole): rows of `inner` columns are `whole` tiles of
+/// four vectors, and one of so many.
+template <class Real, class Visit>
+IPR_INLINE void with_last_tile(int64_t inner, const Visit& visit) {
+  constexpr int64_t kLanes = Lanes<Real>::kCount;
+  const int64_t whole = inner < 5 * kLanes ? 0 : inner / (4 * kLanes) - (inner % (4 * kLanes) < kLanes);
+  const int64_t vectors = (inner - whole * 4 * kLanes + kLanes - 1) / kLanes;
+  if (inner % kLanes == 0) {
+    if (vectors == 1) visit.template operator()<1, false>(whole);
+    if (vectors == 2) visit.template operator()<2, false>(whole);
+    if (vectors == 3) visit.template operator()<3, false>(whole);
+    if (vectors == 4) visit.template operator()<4, false>(whole);
+  } else {
+    if (vectors == 1) visit.template operator()<1, true>(whole);
+    if (vectors == 2) visit.template operator()<2, true>(whole);
+    if (vectors == 3) visit.template operator()<3, true>(whole);
+    if (vectors == 4) visit.template operator()<4, true>(whole);
+    if (vectors == 5) visit.template operator()<5, true>(whole);
+  }
+}
+
+/// Calls visit.template operator()<vectors, has_tail>(first_column) for the tiles of rows of `inner` columns.
+template <class Real, class Visit>
+IPR_INLINE void for_each_tile(int64_t inner, const Visit& visit) {
+  with_last_tile<Real>(inner, [&]<int kVectors, bool kTail>(int64_t whole) {
+    constexpr int64_t kWidth = 4 * Lanes<Real>::kCount;
+    for (int64_t i = 0; i < whole; ++i) visit.template operator()<4, false>(i * kWidth);
+    visit.template operator()<kVectors, kTail>(whole * kWidth);
+  });
+}
+
+}  // namespace
