@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import struct
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -24,7 +24,8 @@ _KEY = 0x0CC1  # of the generated objects' random numbers
 _KINDS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey and alpha", 6: "RGBA"}  # PNG's colour types
 
 
-class Cutouts(NamedTuple):
+@dataclass(frozen=True)
+class Cutouts:
     """Objects, each as a pyramid of pictures, every level half as fine as the one before.
 
     The pixels are a tensor, not an array: the loader's workers share it however they are started.

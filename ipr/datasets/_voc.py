@@ -1,8 +1,8 @@
-"""Objects cut out of Pascal VOC's photographs, for ``occlusion``: its 2012 layout has
+"""Objects cut out of the photographs of Pascal VOC 2012, for ``occlusion``. Of each photograph it has:
 
-SegmentationObject/ID.png   palette picture, object k has the index k, 255 is the band around objects
-Annotations/ID.xml          the objects in that order, with their class and what is odd about them
-JPEGImages/ID.jpg
+* JPEGImages/ID.jpg
+* SegmentationObject/ID.png, a palette picture: object k has the index k, the band around objects 255
+* Annotations/ID.xml: the objects in that order, with their class and what is odd about them
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from ipr.types import Region
 FOLDERS = ("SegmentationObject", "Annotations", "JPEGImages")
 SMALLEST_AREA = 500  # px; smaller objects are blurred specks
 # What is left out: people, who would be people without labels; what the annotators marked as hard to
-# recognise, or as cut off, which would show as a straight edge in the middle of a patch; what is small.
+# recognise, or as cut off, which would show as a straight edge in the middle of a patch; what is small; what
+# the mask has and the annotation has not.
 _MARKS = ("difficult", "truncated")
-REASONS = ("person", *_MARKS, "small")
+REASONS = ("person", *_MARKS, "small", "unlisted")
 _FADE_PX = 3.0  # from the outline inwards: behind it is the background of the photograph
 _MOST_XML = 2**20  # bytes; VOC's largest has 20 kB
 
@@ -45,9 +46,8 @@ def cut_out(root: Path, image_id: str) -> Iterator[tuple[int, str | None, np.nda
     images = FileImages([image_path])
     height, width = images.image_size(0)
     masks, objects = _object_numbers(mask_path, (height, width)), _objects(xml_path)
-    found = int(masks[masks < 255].max(initial=0))
-    if found > len(objects):
-        raise ValueError(f"{mask_path}: shows object {found}, but {xml_path} has {len(objects)} objects")
+    shown = int(masks[masks < 255].max(initial=0))
+    objects += ["unlisted"] * (shown - len(objects))
     rgb = images.read(0, Region(0, 0, width, height), 1.0).data
     for number, odd in enumerate(objects, 1):
         mask = (masks == number).astype(np.uint8)
@@ -67,23 +67,15 @@ def _objects(path: Path) -> list[str | None]:
         tree = ET.fromstring(text)
     except ET.ParseError as error:
         raise ValueError(f"{path}: is no valid XML: {error}") from None
-    return [
-        "person"
-        if _text(item, "name", path) == "person"
-        else next((m for m in _MARKS if _marked(item, m)), None)
-        for item in tree.findall("object")
-    ]
+    return [_why_left_out(item, path) for item in tree.findall("object")]
 
 
-def _marked(item: ET.Element, mark: str) -> bool:
-    return (item.findtext(mark) or "0").strip() == "1"  # VOC leaves out some that are 0
-
-
-def _text(item: ET.Element, name: str, path: Path) -> str:
-    text = (item.findtext(name) or "").strip()
-    if not text:
-        raise ValueError(f"{path}: an object has no <{name}>: need its class")
-    return text
+def _why_left_out(item: ET.Element, path: Path) -> str | None:
+    name = (item.findtext("name") or "").strip()
+    if not name:
+        raise ValueError(f"{path}: an object has no <name>: need its class")
+    marks = (mark for mark in _MARKS if (item.findtext(mark) or "").strip() == "1")  # some have none at all
+    return "person" if name == "person" else next(marks, None)
 
 
 def _object_numbers(path: Path, size: tuple[int, int]) -> np.ndarray:
