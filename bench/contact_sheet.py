@@ -1,7 +1,8 @@
 """Draws docs/synthetic.jpg, samples of the procedural people: ``python bench/contact_sheet.py [FILE]``.
 
 From the top: training people, training people with their skeletons, validation people, validation people with
-their skeletons (left red, right blue; joints out of sight are black).
+their skeletons (left red, right blue; joints out of sight are black). With ``--occlusion [FOLDER]`` it draws
+docs/occlusion.jpg instead: training patches with generated objects, or with a folder's, over each of them.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ipr.config import AugmentConfig, DepthConfig, PatchConfig
 from ipr.datasets import synthetic
+from ipr.loader import Mix, batch_to_patches
+from ipr.occlusion import OcclusionConfig
 from ipr.types import PoseTable, Region
 
 _COLUMNS, _TILE = 6, 176
@@ -48,19 +52,36 @@ def person(table: PoseTable, row: int, overlay: bool) -> np.ndarray:
     return tile
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "file", nargs="?", type=Path, default=Path(__file__).parents[1] / "docs" / "synthetic.jpg"
-    )
-    arguments = parser.parse_args()
+def people() -> np.ndarray:
+    """uint8 RGB sheet of procedural people."""
     lines = []
     for split in ("train", "valid"):
         table = synthetic.Config(split=split, count=2 * _COLUMNS).build()
         for overlay in (False, True):
             rows = range(_COLUMNS * overlay, _COLUMNS * (1 + overlay))
             lines.append(np.hstack([person(table, row, overlay) for row in rows]))
-    sheet = cv2.cvtColor(np.vstack(lines), cv2.COLOR_RGB2BGR)
+    return np.vstack(lines)
+
+
+def occluded(objects: str) -> np.ndarray:
+    """uint8 RGB sheet of occluded training patches."""
+    count, patch = 4 * _COLUMNS, PatchConfig(height=_TILE, width=_TILE, mean=(0, 0, 0), std=(1, 1, 1))
+    augment = AugmentConfig(occlusion=OcclusionConfig(probability=1.0, objects=objects))
+    mix = Mix([synthetic.Config(count=count).build()], patch, DepthConfig(), augment, seed=0)
+    patches = batch_to_patches(mix[0, range(count)], patch.size, patch.mean, patch.std)
+    tiles = patches.round().byte().permute(0, 2, 3, 1).numpy()
+    return np.vstack([np.hstack(list(tiles[row : row + _COLUMNS])) for row in range(0, count, _COLUMNS)])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("file", nargs="?", type=Path)
+    parser.add_argument("--occlusion", nargs="?", const="generated", metavar="FOLDER")
+    arguments = parser.parse_args()
+    name = "occlusion.jpg" if arguments.occlusion else "synthetic.jpg"
+    arguments.file = arguments.file or Path(__file__).parents[1] / "docs" / name
+    sheet = occluded(arguments.occlusion) if arguments.occlusion else people()
+    sheet = cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR)
     if not cv2.imwrite(str(arguments.file), sheet, [cv2.IMWRITE_JPEG_QUALITY, 85]):
         raise OSError(f"could not write {arguments.file}")
     print(f"{arguments.file}: {arguments.file.stat().st_size / 1000:.0f} kB")

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from ipr import choices
+from ipr.occlusion import OcclusionConfig
 from ipr.sampler import MixConfig
 from ipr.skeleton import SKELETONS
 from ipr.strict_yaml import ConfigError as ConfigError
@@ -106,6 +107,7 @@ class AugmentConfig:
     rotation_probability: float = 0.6
     flip: float = 0.5  # probability
     color: float = 0.1  # each channel x U(1 - color, 1 + color)
+    occlusion: OcclusionConfig = field(default_factory=OcclusionConfig)
 
     def __post_init__(self) -> None:
         require(0 <= self.scale < 1, "scale", self.scale, "in 0..1, below 1")

@@ -76,6 +76,7 @@ class Mix(Dataset[Batch]):
                 )
         aspect = patch.width / patch.height
         self.crops = [crop_box(table.boxes_xywh, table.box_rule, aspect) for table in self.tables]
+        self.occlusion = None if augment is None else augment.occlusion.build(patch.size)
         self.first = np.cumsum([0, *(len(table) for table in self.tables)])
 
     def __len__(self) -> int:
@@ -84,7 +85,7 @@ class Mix(Dataset[Batch]):
     def __getitem__(self, item: tuple[int, Sequence[int] | np.ndarray]) -> Batch:
         epoch, rows = item
         places = [self._place(int(row) % len(self)) for row in rows]
-        warps, pixels, maps = [], [], []
+        warps, pixels, maps, over = [], [], [], []
         for row, (index, local) in zip(rows, places, strict=True):
             table = self.tables[index]
             try:
@@ -100,7 +101,10 @@ class Mix(Dataset[Batch]):
             warps.append(warp)
             pixels.append(read.data)
             maps.append(_patch_to_region(warp, read))
-        return self._pack(places, warps, pixels, maps)
+            if self.occlusion:
+                over.append(self.occlusion.draw(self.seed, epoch, int(row)))
+        batch = self._pack(places, warps, pixels, maps)
+        return batch._replace(occluders=self.occlusion.pack(over)) if self.occlusion else batch
 
     def _place(self, row: int) -> tuple[int, int]:
         """(table, row of that table) of a row of the mix."""
@@ -251,9 +255,8 @@ def batch_to_patches(
     batch: Batch, size: tuple[int, int], mean: Sequence[float], std: Sequence[float]
 ) -> Tensor:
     """The network's input, float32 [B, 3, h, w]; mean and std [3] in grey levels, on the batch's device."""
-    return ops.warp_patch(
-        batch.pixels, batch.offsets, batch.sizes, batch.patch_to_region, size, mean, std, batch.color
-    )
+    regions = batch.pixels, batch.offsets, batch.sizes, batch.patch_to_region
+    return ops.warp_patch(*regions, size, mean, std, batch.color, occluders=batch.occluders)
 
 
 def batch_labels(batch: Batch, size: tuple[int, int], skeleton: Skeleton) -> tuple[Tensor, Tensor]:

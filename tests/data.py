@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+from torch import Tensor
 
 from ipr.config import AugmentConfig
 from ipr.geometry import cam_to_img
 from ipr.skeleton import by_name
-from ipr.types import BoxRule, Camera, Pixels, PoseTable, Region
+from ipr.types import Batch, BoxRule, Camera, Pixels, PoseTable, Region
 
 # The original's augmentation, which turns and scales more than the embedded run's
 AUGMENT = AugmentConfig(scale=0.25, rotation=30.0, rotation_probability=0.6, flip=0.5, color=0.2)
@@ -35,6 +36,12 @@ class ArrayImages:
 
     def fingerprint(self) -> str:
         return f"{self.images.shape} {int(self.images.astype(np.int64).sum())}"
+
+
+def tensors(batch: Batch) -> list[Tensor]:
+    """All of a batch, those of the records inside it too."""
+    parts = (part if isinstance(part, tuple) else (part,) for part in batch if part is not None)
+    return [tensor for part in parts for tensor in part]
 
 
 def random_images(count: int, size: tuple[int, int], seed: int = 0) -> np.ndarray:

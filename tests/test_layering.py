@@ -13,11 +13,21 @@ SOURCES = sorted((ROOT / "ipr").rglob("*.py"))
 # From the bottom up. A module may import its own layer and those before it.
 LAYERS = (
     {"_distribution", "types", "choices", "ops", "nn"},
-    {"strict_yaml", "config", "skeleton", "geometry", "images", "distributed", "sampler"},
+    {
+        "strict_yaml",
+        "config",
+        "skeleton",
+        "geometry",
+        "images",
+        "distributed",
+        "sampler",
+        "cutouts",
+        "occlusion",
+    },
     {"datasets", "backbones", "heads", "losses", "metrics", "augment"},
     {"model", "loader", "cache", "decode", "checkpoint"},
     {"engine", "resume", "validation", "runlog", "visualize", "cli"},
-    {"train", "evaluate"},
+    {"train", "evaluate", "occluders"},
 )
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 

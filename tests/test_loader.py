@@ -18,7 +18,7 @@ from ipr.geometry import crop_affine
 from ipr.loader import EpochSampler, Mix, batch_labels, batch_to_patches, make_loader, touched_region
 from ipr.sampler import MixConfig
 from ipr.types import Batch, Pixels, PoseTable, Region
-from tests.data import AUGMENT, ArrayImages, random_images, random_table
+from tests.data import AUGMENT, ArrayImages, random_images, random_table, tensors
 
 PATCH = PatchConfig(height=48, width=40)
 PLAIN = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -44,7 +44,7 @@ def _epoch(loader: DataLoader[Batch], epoch: int) -> list[Batch]:
 
 
 def _same(a: Batch, b: Batch) -> bool:
-    return all(torch.equal(x, y) and x.dtype == y.dtype for x, y in zip(a, b, strict=True))
+    return all(torch.equal(x, y) and x.dtype == y.dtype for x, y in zip(tensors(a), tensors(b), strict=True))
 
 
 def _patches(batch: Batch) -> torch.Tensor:
