@@ -167,12 +167,6 @@ class Batch(NamedTuple):
     row: torch.Tensor  # int64 [B] row of its table
     table: torch.Tensor  # int64 [B] index of its table in the mix
 
-    def to(self, device: torch.device | str) -> "Batch":
-        return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
-
-    def pin_memory(self) -> "Batch":
-        return Batch(*(tensor.pin_memory() for tensor in self))
-
 
 class NetworkOutput(NamedTuple):
     """What a network says of each joint. A head without a volume knows its coordinates only."""

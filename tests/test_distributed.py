@@ -213,6 +213,8 @@ def test_shares_of_an_evaluation(rows: int) -> None:
             validation.predict([network], table, run, group=Recorded(rank, 3))
         others = (*others, share.value.args[0])
     assert sum(len(part[0]) for parts in others for part in parts) < rows or rows == 2
+    for tensor in (tensor for parts in others for part in parts for tensor in part):
+        assert tensor.untyped_storage().nbytes() == tensor.nbytes  # not a batch's, with its pixels
     poses = validation.predict([network], table, run, group=Recorded(2, 3, others))
     np.testing.assert_allclose(poses.joints_img, expected.joints_img, rtol=0, atol=1e-3)
     np.testing.assert_allclose(poses.joints_rel, expected.joints_rel, rtol=0, atol=1e-2)
