@@ -88,7 +88,10 @@ def _map(record: Any, kind: type, change: Callable[[Any], Any]) -> Any:
 
 
 def on_device(batches: Iterable[Packed[T]], device: torch.device) -> Iterator[T]:
-    """The records in order, on the device; a GPU gets the next one while it works on this one."""
+    """The records in order, on the device; a GPU gets the next one while it works on this one.
+
+    So an error in reading the next one comes before this one is handed out.
+    """
     if device.type != "cuda":
         yield from map(Packed.unpack, batches)
         return
