@@ -125,9 +125,12 @@ stage_racecheck() { sanitize racecheck; }
 
 stage_bench() {
   # A case that has been started takes up to half a minute: most of it is torch.compile.
-  local enough=$((${STAGE_SECONDS:-LIMIT[bench]} - 40))
+  local enough=$((${STAGE_SECONDS:-LIMIT[bench]} - 90)) failed=0
   run "$PYTHON" -m bench.softmax_integral --device cuda --rounds 15 --seconds "$enough" \
-    --json "$OUT/softmax_integral_cuda.json"
+    --json "$OUT/softmax_integral_cuda.json" || failed=1
+  # Its table alone: there may be eight files.
+  run "$PYTHON" -m bench.train_step --device cuda --cases resnet50 --rounds 5 --seconds 30 || failed=1
+  return $failed
 }
 
 stage_ncu() {

@@ -126,8 +126,8 @@ class Trainer:
             train=True,
             group=group,
             mixed=run.data.mix,
+            device=self.device,
         )
-        assert isinstance(self.batches.sampler, loader.EpochSampler)
         self.sampler = self.batches.sampler
         self.bone_length_mm = validation.bone_length_mm(data.train)
         self.baselines = validation.baselines(data, run)
@@ -221,12 +221,14 @@ class Trainer:
         return loss_sum / images
 
     def train_batch(self, batch: Batch, rate: float, people: int | None = None) -> float:
-        """One step of the optimizer; the loss. ``people``: of the step, over all processes (None: these)."""
+        """One step of the optimizer with a batch on the device; the loss.
+
+        ``people``: of the step, over all processes (None: these).
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        moved = batch.to(self.device)
-        output = validation.forward([self.parallel], moved, self.run)
-        joints_norm, weight = loader.batch_labels(moved, self.run.patch.size, self.data.valid.skeleton)
+        output = validation.forward([self.parallel], batch, self.run)
+        joints_norm, weight = loader.batch_labels(batch, self.run.patch.size, self.data.valid.skeleton)
         # A loss is a mean over this process's people, and gradients are averaged over processes, whose
         # numbers of people may differ by one.
         share = 1.0 if people is None else len(batch.row) * self.group.world / people

@@ -1,7 +1,11 @@
-"""python -m ipr.evaluate CKPT ... [--config YAML] [--json FILE] [--save NPZ] [flip=true] [key=value ...]"""
+"""python -m ipr.evaluate CKPT ... [--config YAML] [--json FILE] [--save NPZ] [flip=true] [key=value ...]
+
+On several GPUs: torchrun --nproc-per-node N -m ipr.evaluate ...
+"""
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import sys
@@ -12,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from ipr import checkpoint, cli, config, model, validation, visualize
+from ipr import checkpoint, cli, config, distributed, model, validation, visualize
 from ipr.cli import UsageError
 from ipr.config import RunConfig
+from ipr.distributed import Group
 
 SHARED = ("skeleton", "patch", "depth", "metrics")  # networks of one ensemble see the same patches
 
@@ -33,8 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     files, overrides = cli.split_words(options.words)
     if not files:
         raise UsageError("no checkpoint given")
-    flip, overrides = cli.take_flag(overrides, "flip")
+    with distributed.join(validation.pick_device()) as group:
+        evaluate(options, files, overrides, group)
 
+
+def evaluate(options: argparse.Namespace, files: list[str], overrides: list[str], group: Group) -> None:
+    flip, overrides = cli.take_flag(overrides, "flip")
     states = [checkpoint.load(file) for file in files]
     runs = [
         load_config(state, file, options.config, overrides) for state, file in zip(states, files, strict=True)
@@ -48,9 +57,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     device = validation.pick_device()
     networks = [model.load_network(file, own).to(device) for file, own in zip(files, runs, strict=True)]
     with tempfile.TemporaryDirectory() as temporary:
-        table = validation.load_valid(run, options.cache or Path(temporary))
+        cache = group.from_main(lambda: options.cache or Path(temporary))
+        table = group.main_first(lambda: validation.load_valid(run, cache))
         length = states[0].get("decoding", {}).get("mean_bone_length_mm")
-        poses = validation.predict(networks, table, run, flip=flip, mean_bone_length_mm=length)
+        poses = validation.predict(networks, table, run, flip=flip, mean_bone_length_mm=length, group=group)
+    if not group.is_main:
+        return
     scores = validation.score(poses, table, run)
     protocol = validation.protocol(run, flip=flip, networks=len(networks))
     record = {"checkpoints": files, "people": len(table), "protocol": protocol, "scores": scores}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Any
 
 import cv2
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ipr import ops
+from ipr import ops, transfer
 from ipr.augment import draw
 from ipr.config import AugmentConfig, DepthConfig, PatchConfig
 from ipr.distributed import ALONE, Group
@@ -194,10 +193,6 @@ class EpochSampler(Sampler[tuple[int, np.ndarray]]):
                 yield epoch, own
 
 
-def _as_it_is(batch: Any) -> Any:
-    return batch
-
-
 def start_worker(_: int = 0) -> None:
     """One thread in each worker process: they are many already, and OpenMP's pool does not survive a fork."""
     cv2.setNumThreads(0)
@@ -209,6 +204,19 @@ def _unless_abandoned(kind: type[BaseException], error: BaseException, trace: Tr
     """A thread that hands tensors over dies when Ctrl-C ends the other side: that needs no traceback."""
     if not isinstance(error, ConnectionError | EOFError):
         sys.__excepthook__(kind, error, trace)
+
+
+class Loader:
+    """Batches on the device in the order of ``sampler``; ``len()`` is their number in a whole epoch."""
+
+    def __init__(self, packed: DataLoader[Batch], sampler: EpochSampler, device: torch.device) -> None:
+        self.packed, self.sampler, self.device = packed, sampler, device
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return transfer.on_device(iter(self.packed), self.device)
 
 
 def make_loader(
@@ -224,8 +232,9 @@ def make_loader(
     epoch: int = 0,
     group: Group = ALONE,
     mixed: MixConfig | None = None,
-) -> DataLoader[Batch]:
-    """Batches of at most ``batch`` rows, this process's share; ``len()`` of the loader is their number.
+    device: torch.device | str = "cpu",
+) -> Loader:
+    """Batches of at most ``batch`` rows on the ``device``, this process's share.
 
     ``train`` draws the rows as ``mixed`` says (None: each once); evaluation passes ``augment=None`` for
     centred warps and gets the rows in order.
@@ -238,17 +247,19 @@ def make_loader(
     if train and sampler.num_rows < group.world:
         raise ValueError(f"{sampler.num_rows} rows to train on are too few for {group.world} processes")
     sampler.set_epoch(epoch)
-    return DataLoader(
+    device = torch.device(device)
+    packed = DataLoader(
         mix,
         batch_size=None,
         sampler=sampler,
         num_workers=workers,
-        collate_fn=_as_it_is,
-        pin_memory=torch.cuda.is_available(),
+        collate_fn=transfer.pack,
+        pin_memory=device.type == "cuda",
         persistent_workers=workers > 0,
         worker_init_fn=start_worker,
         generator=torch.Generator(),  # of the workers' seeds: the run's own state is a checkpoint's business
     )
+    return Loader(packed, sampler, device)
 
 
 def batch_to_patches(

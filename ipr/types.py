@@ -18,9 +18,8 @@ Annotations are evaluated here (no ``from __future__ import annotations``): Torc
 ``NetworkOutput``.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -171,19 +170,6 @@ class Batch(NamedTuple):
     row: torch.Tensor  # int64 [B] row of its table
     table: torch.Tensor  # int64 [B] index of its table in the mix
     occluders: "Occluders | None" = None  # what lies over the patches
-
-    def to(self, device: torch.device | str) -> "Batch":
-        return Batch(*(_each(part, lambda tensor: tensor.to(device, non_blocking=True)) for part in self))
-
-    def pin_memory(self) -> "Batch":
-        return Batch(*(_each(part, torch.Tensor.pin_memory) for part in self))
-
-
-def _each(part: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """A field of a batch with its tensors changed: one, a record of some, or None."""
-    if isinstance(part, torch.Tensor):
-        return change(part)
-    return None if part is None else part._make(map(change, part))
 
 
 class NetworkOutput(NamedTuple):

@@ -171,13 +171,17 @@ def predict(
         seed=run.seed,
         train=False,
         group=group,
+        device=device,
     )
     own = []
     for batch in batches:
-        output = forward(networks, batch.to(device), run, flip=flip)
-        found = (output.joints_norm, output.sigma_norm, output.score)  # marginals are for losses, and large
-        kept = [None if value is None else value.cpu() for value in found]
-        own.append((batch.row, *kept, batch.img_to_patch, batch.depth_scale))
+        output = forward(networks, batch, run, flip=flip)
+        found = (  # marginals are for losses, and large
+            *(batch.row, output.joints_norm, output.sigma_norm, output.score),
+            *(batch.img_to_patch, batch.depth_scale),
+        )
+        # Copies: a tensor of the batch would keep all of it, with its pixels.
+        own.append([None if value is None else value.to("cpu", copy=True) for value in found])
     parts = [part for parts in group.gather(own) for part in parts]
     rows, joints_norm, sigma_norm, scores, maps, scales = map(_cat, zip(*parts, strict=True))
     assert rows is not None and joints_norm is not None and maps is not None and scales is not None

@@ -111,6 +111,28 @@ def test_a_process_that_fails_ends_the_others(folder: Path, fault: str, said: st
         assert len(ended.errors) == 1
 
 
+def test_two_processes_evaluate_as_one(folder: Path) -> None:
+    """Each person once, the poses of one process, and one table printed."""
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    words += ["ipr.evaluate", str(folder / "one" / "latest.pt")]
+    files = ["--json", str(folder / "scores.json"), "--save", str(folder / "poses.npz")]
+    done = subprocess.run(
+        [*words, *files, "data.batch=4"],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    record = json.loads((folder / "scores.json").read_text())
+    expected = checkpoint.load(folder / "one" / "latest.pt")["decoding"]["scores"]
+    assert record["people"] == 13 and record["scores"] == pytest.approx(expected, rel=1e-5)
+    assert done.stdout.count(record["protocol"]) == 1
+    with np.load(folder / "poses.npz") as poses:
+        np.testing.assert_array_equal(poses["box_index"], range(13))
+
+
 def test_wrong_usage_is_said_once(tmp_path: Path) -> None:
     ended = launch(2, tmp_path / "run", "optimizer.lrr=1")
     assert ended.code == 1 and len(ended.errors) == 1 and "optimizer.lrr" in ended.errors[0]
@@ -213,6 +235,8 @@ def test_shares_of_an_evaluation(rows: int) -> None:
             validation.predict([network], table, run, group=Recorded(rank, 3))
         others = (*others, share.value.args[0])
     assert sum(len(part[0]) for parts in others for part in parts) < rows or rows == 2
+    for tensor in (tensor for parts in others for part in parts for tensor in part):
+        assert tensor.untyped_storage().nbytes() == tensor.nbytes  # not a batch's, with its pixels
     poses = validation.predict([network], table, run, group=Recorded(2, 3, others))
     np.testing.assert_allclose(poses.joints_img, expected.joints_img, rtol=0, atol=1e-3)
     np.testing.assert_allclose(poses.joints_rel, expected.joints_rel, rtol=0, atol=1e-2)

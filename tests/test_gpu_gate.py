@@ -12,7 +12,7 @@ from types import ModuleType
 
 import pytest
 
-from bench import exercise, gate, softmax_integral
+from bench import exercise, gate, softmax_integral, train_step
 from tests.test_readme import COMMANDS
 
 ROOT = Path(__file__).parents[1]
@@ -59,7 +59,7 @@ def test_dry_run_names_what_exists(commands: str) -> None:
         assert argument in commands.replace("\\", "")
 
 
-@pytest.mark.parametrize("module", [softmax_integral, exercise])
+@pytest.mark.parametrize("module", [softmax_integral, exercise, train_step])
 def test_dry_run_gives_options_that_the_programs_have(
     module: ModuleType, commands: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -23,6 +23,7 @@ LAYERS = (
         "sampler",
         "cutouts",
         "occlusion",
+        "transfer",
     },
     {"datasets", "backbones", "heads", "losses", "metrics", "augment"},
     {"model", "loader", "cache", "decode", "checkpoint"},

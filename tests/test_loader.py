@@ -11,11 +11,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader
 
 from ipr.config import AugmentConfig, DepthConfig, PatchConfig
 from ipr.geometry import crop_affine
-from ipr.loader import EpochSampler, Mix, batch_labels, batch_to_patches, make_loader, touched_region
+from ipr.loader import EpochSampler, Loader, Mix, batch_labels, batch_to_patches, make_loader, touched_region
 from ipr.sampler import MixConfig
 from ipr.types import Batch, Pixels, PoseTable, Region
 from tests.data import AUGMENT, ArrayImages, random_images, random_table, tensors
@@ -32,13 +31,12 @@ def _mix(*tables: PoseTable, augment: AugmentConfig | None = COLORLESS, patch: P
     return Mix(tables, patch, DepthConfig(), augment, seed=0)
 
 
-def _loader(*tables: PoseTable, **options: Any) -> DataLoader[Batch]:
+def _loader(*tables: PoseTable, **options: Any) -> Loader:
     plain: dict[str, Any] = {"augment": AUGMENT, "batch": 5, "workers": 0, "seed": 0, "train": True}
     return make_loader(tables, PATCH, DepthConfig(), **(plain | options))
 
 
-def _epoch(loader: DataLoader[Batch], epoch: int) -> list[Batch]:
-    assert isinstance(loader.sampler, EpochSampler)
+def _epoch(loader: Loader, epoch: int) -> list[Batch]:
     loader.sampler.set_epoch(epoch)
     return list(loader)
 
@@ -214,6 +212,26 @@ def test_the_same_batches_whatever_the_workers() -> None:
         batches = _epoch(alone, epoch)
         assert len(batches) == len(alone) == 4
         assert all(_same(a, b) for a, b in zip(batches, _epoch(crowd, epoch), strict=True))
+
+
+@FEW_CORES
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_epoch_that_was_left_goes_on_behind_its_last_batch(workers: int) -> None:
+    """Whatever the workers have read ahead."""
+    loader = _loader(random_table(24), workers=workers)
+    whole = _epoch(loader, 1)
+    loader.sampler.set_epoch(1)
+    started = iter(loader)
+    assert all(_same(next(started), batch) for batch in whole[:2])
+    loader.sampler.set_epoch(1, done=2)
+    assert all(_same(a, b) for a, b in zip(loader, whole[2:], strict=True))
+
+
+@FEW_CORES
+def test_a_worker_hands_over_one_piece_of_memory() -> None:
+    for batch in _loader(random_table(12), workers=2):
+        assert len({tensor.untyped_storage().data_ptr() for tensor in tensors(batch)}) == 1
+        assert batch.pixels.untyped_storage().is_shared()
 
 
 def test_a_resumed_run_sees_the_same_batches() -> None:

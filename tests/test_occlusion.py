@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from ipr import transfer
 from ipr.config import AugmentConfig, DepthConfig, PatchConfig
 from ipr.engine import Trainer
 from ipr.loader import Mix, batch_labels, batch_to_patches, make_loader
@@ -207,7 +208,7 @@ def test_a_repeated_row_is_occluded_anew() -> None:
 def test_a_batch_moves_with_its_occluders() -> None:
     for config in (ON, OcclusionConfig()):
         batch = _mix(config)[0, range(3)]
-        moved = tensors(batch.to("meta"))
+        moved = tensors(transfer.pack(batch).to(torch.device("meta")).unpack())
         assert len(moved) == len(tensors(batch)) and all(tensor.is_meta for tensor in moved)
 
 
