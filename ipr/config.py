@@ -83,12 +83,17 @@ class DataConfig:
     batch: int = 64  # people per step of one process: N processes take steps of N x batch, at the same lr
     workers: int = 0  # loader processes; 0 reads in the training process
     cache: bool = True  # render a procedural set once into a file and train from that
+    # In training, a row that cannot be loaded is an error, or counted, logged and replaced by another of its
+    # table. Evaluation, which has no other rows, always stops.
+    on_error: Literal["raise", "skip"] = "skip"
+    max_failures: float = 0.01  # share of all rows tried so far; skip, above it, stops the run
 
     def __post_init__(self) -> None:
         require(len(self.train) >= 1, "train", self.train, "a list of at least one dataset")
         self.mix.check(len(self.train))
         require(self.batch >= 1, "batch", self.batch, "at least 1")
         require(self.workers >= 0, "workers", self.workers, "at least 0")
+        require(0 <= self.max_failures <= 1, "max_failures", self.max_failures, "a share in 0..1")
 
     def located(self, dataset: Any) -> Any:
         """The dataset's Config with its folder under ``root``; one without a folder comes back as it is."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -17,11 +17,14 @@ from ipr import ops
 from ipr.augment import draw
 from ipr.config import AugmentConfig, DepthConfig, PatchConfig
 from ipr.distributed import ALONE, Group
+from ipr.faults import fault, faulty_rows, refuse_outside
 from ipr.geometry import apply_affine, clip_region, crop_box, img_to_norm, invert_affine
-from ipr.sampler import MixConfig, counts, epoch_rows
-from ipr.types import Batch, Pixels, PoseTable, Region, Skeleton, Warp
+from ipr.images import ImageError
+from ipr.sampler import MixConfig, counts, epoch_rows, replacements
+from ipr.types import Batch, Failure, Pixels, PoseTable, Region, Skeleton, Warp
 
 DEPTH_UNITS = {"rect3d": "mm", "box": "px"}  # what each depth rule takes
+REPLACEMENTS = 10  # rows that are tried in the place of one that cannot be loaded
 
 
 def touched_region(
@@ -36,13 +39,33 @@ def touched_region(
     at = apply_affine(invert_affine(img_to_patch), corners)
     scale = min(1.0, float(np.linalg.norm(img_to_patch[:, :2], axis=1).max()))
     # One data pixel on each side: bilinear sampling of a reduced image looks 1/scale image pixels far.
-    return clip_region(at.min(0), at.max(0), image_size, margin=int(np.ceil(1 / scale))), scale
+    region = clip_region(at.min(0), at.max(0), image_size, margin=int(np.ceil(1 / scale)))
+    # A turned patch may miss the image though the upright rectangle around it does not: then the image lies
+    # on one side of it. Bilinear sampling mixes something in up to 1 px beyond the image.
+    for (a, b, c), high in zip(img_to_patch.tolist(), (right, bottom), strict=True):
+        along_x, along_y = (-a, a * image_size[1]), (-b, b * image_size[0])
+        if c + max(along_x) + max(along_y) <= 0 or c + min(along_x) + min(along_y) >= high:
+            raise ValueError(
+                f"the crop, as it is turned, lies outside the image of {image_size[1]} x {image_size[0]} px "
+                "(width x height)"
+            )
+    return region, scale
+
+
+class _Sample(NamedTuple):
+    table: int
+    row: int
+    warp: Warp
+    data: np.ndarray  # uint8 [h, w, 3]
+    patch_to_region: np.ndarray  # [2, 3]
 
 
 class Mix(Dataset[Batch]):
     """The rows of several tables, end to end; ``mix[epoch, rows]`` is the batch of those rows.
 
-    A row + its length is the same row, augmented in another way (see ``sampler``).
+    A row + its length is the same row, augmented in another way (see ``sampler``). A row that cannot be
+    loaded is an error, one with a bad box or label at once. With ``on_error="skip"`` another row of its table
+    takes its place, drawn by (seed, epoch, row), and ``Batch.failures`` says so.
     """
 
     def __init__(
@@ -52,12 +75,14 @@ class Mix(Dataset[Batch]):
         depth: DepthConfig,
         augment: AugmentConfig | None,
         seed: int,
+        on_error: Literal["raise", "skip"] = "raise",
     ) -> None:
         self.tables = tuple(tables)
         self.size = patch.size
         self.depth_rule = depth.build()
         self.augment = augment
         self.seed = seed
+        self.on_error = on_error
         if not self.tables:
             raise ValueError("no tables: a loader needs at least one")
         unit = DEPTH_UNITS[depth.rule]
@@ -75,7 +100,20 @@ class Mix(Dataset[Batch]):
                     f"but the depth rule {depth.rule!r} takes {unit}"
                 )
         aspect = patch.width / patch.height
-        self.crops = [crop_box(table.boxes_xywh, table.box_rule, aspect) for table in self.tables]
+        self.faulty = [faulty_rows(table) for table in self.tables]
+        for index, faulty in enumerate(self.faulty):
+            if on_error == "raise" and faulty.any():
+                local = int(faulty.argmax())
+                first = self._failure(index, local, ValueError(fault(self.tables[index], local)))
+                more = faulty.sum() - 1
+                raise ValueError(
+                    f"{first}{f'; so have {more} more rows bad boxes or labels' if more else ''}"
+                )
+        # Of a faulty row's box there may be no crop: a made-up one, which nobody reads, stands there.
+        self.crops = [
+            crop_box(np.where(faulty[:, None], 1.0, table.boxes_xywh), table.box_rule, aspect)
+            for table, faulty in zip(self.tables, self.faulty, strict=True)
+        ]
         self.first = np.cumsum([0, *(len(table) for table in self.tables)])
 
     def __len__(self) -> int:
@@ -83,39 +121,66 @@ class Mix(Dataset[Batch]):
 
     def __getitem__(self, item: tuple[int, Sequence[int] | np.ndarray]) -> Batch:
         epoch, rows = item
-        places = [self._place(int(row) % len(self)) for row in rows]
-        warps, pixels, maps = [], [], []
-        for row, (index, local) in zip(rows, places, strict=True):
-            table = self.tables[index]
+        samples, failures = [], []
+        for row in rows:
+            sample, failed = self._sample(epoch, int(row))
+            samples.append(sample)
+            failures += failed
+        return self._pack(samples, tuple(failures))
+
+    def _sample(self, epoch: int, row: int) -> tuple[_Sample, list[Failure]]:
+        """The row of the mix, or what takes its place and which rows have failed before."""
+        failed: list[Failure] = []
+        for index, local in self._candidates(epoch, row):
             try:
-                crop = self.crops[index][local]
-                warp = draw(self.augment, self.seed, epoch, int(row), crop, self.size, self.depth_rule)
-                region, scale = touched_region(warp.img_to_patch, self.size, table.image.image_size(local))
-                read = table.image.read(local, region, scale)
+                return self._load(epoch, row, index, local), failed
             except Exception as error:
-                name = table.image.name(local)
-                raise ValueError(
-                    f"row {local} of table {index}, {name}: {type(error).__name__}: {error}"
-                ) from error
-            warps.append(warp)
-            pixels.append(read.data)
-            maps.append(_patch_to_region(warp, read))
-        return self._pack(places, warps, pixels, maps)
+                failure = self._failure(index, local, error)
+                if self.on_error == "raise" or not isinstance(error, ValueError | OSError):
+                    raise ValueError(str(failure)) from error
+                failed.append(failure)
+        others = len(failed) - 1
+        also = (
+            f"nor could {others} in its place, the last: {failed[-1]}" if others else "its table has no other"
+        )
+        raise ValueError(f"{failed[0]}; {also}")
+
+    def _candidates(self, epoch: int, row: int) -> Iterator[tuple[int, int]]:
+        """(table, row of it) to load for a row of the mix, the next where the last has failed."""
+        index, local = self._place(row % len(self))
+        yield index, local
+        size = len(self.tables[index])
+        for other in replacements(size, local, REPLACEMENTS, self.seed, epoch, row).tolist():
+            yield index, other
+
+    def _load(self, epoch: int, row: int, index: int, local: int) -> _Sample:
+        """Row ``local`` of a table, augmented as ``row`` of the mix."""
+        table = self.tables[index]
+        if self.faulty[index][local]:
+            raise ValueError(fault(table, local))
+        image_size = table.image.image_size(local)
+        refuse_outside(table.boxes_xywh[local], image_size)
+        crop = self.crops[index][local]
+        warp = draw(self.augment, self.seed, epoch, row, crop, self.size, self.depth_rule)
+        region, scale = touched_region(warp.img_to_patch, self.size, image_size)
+        read = table.image.read(local, region, scale)
+        return _Sample(index, local, warp, read.data, _patch_to_region(warp, read))
+
+    def _failure(self, index: int, local: int, error: Exception) -> Failure:
+        if isinstance(error, ImageError):  # it names the file
+            return Failure(index, local, str(error))
+        kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
+        return Failure(index, local, f"{self.tables[index].image.name(local)}: {kind}{error}")
 
     def _place(self, row: int) -> tuple[int, int]:
         """(table, row of that table) of a row of the mix."""
         index = int(np.searchsorted(self.first, row, side="right")) - 1
         return index, row - int(self.first[index])
 
-    def _pack(
-        self,
-        places: list[tuple[int, int]],
-        warps: list[Warp],
-        pixels: list[np.ndarray],
-        maps: list[np.ndarray],
-    ) -> Batch:
+    def _pack(self, samples: list[_Sample], failures: tuple[Failure, ...]) -> Batch:
+        _, _, warps, pixels, maps = zip(*samples, strict=True)
         lengths = [data.size for data in pixels]
-        rows = [(self.tables[index], local) for index, local in places]
+        rows = [(self.tables[sample.table], sample.row) for sample in samples]
         return Batch(
             pixels=torch.from_numpy(np.concatenate([data.reshape(-1) for data in pixels])),
             offsets=torch.from_numpy(np.cumsum([0, *lengths[:-1]])),
@@ -128,8 +193,9 @@ class Mix(Dataset[Batch]):
             joints_img=torch.from_numpy(np.stack([t.joints_img[i] for t, i in rows]).astype(np.float64)),
             depth=torch.from_numpy(np.stack([t.depth[i] for t, i in rows]).astype(np.float64)),
             weight=torch.from_numpy(np.stack([t.weight[i] for t, i in rows]).astype(np.float32)),
-            row=torch.tensor([local for _, local in places]),
-            table=torch.tensor([index for index, _ in places]),
+            row=torch.tensor([sample.row for sample in samples]),
+            table=torch.tensor([sample.table for sample in samples]),
+            failures=failures,
         )
 
 
@@ -220,15 +286,17 @@ def make_loader(
     epoch: int = 0,
     group: Group = ALONE,
     mixed: MixConfig | None = None,
+    on_error: Literal["raise", "skip"] = "raise",
 ) -> DataLoader[Batch]:
     """Batches of at most ``batch`` rows, this process's share; ``len()`` of the loader is their number.
 
     ``train`` draws the rows as ``mixed`` says (None: each once); evaluation passes ``augment=None`` for
     centred warps and gets the rows in order.
     Before each further epoch call ``loader.sampler.set_epoch(epoch)``: the batches are a function of (seed,
-    epoch), not of the number of workers. An error while reading names the table's row and the image.
+    epoch), not of the number of workers. An error names the table's row and the image; see :class:`Mix` for
+    ``on_error``.
     """
-    mix = Mix(tables, patch, depth, augment, seed)
+    mix = Mix(tables, patch, depth, augment, seed, on_error)
     drawn = (mixed or MixConfig()) if train else None
     sampler = EpochSampler(list(map(len, tables)), batch, seed, drawn, group.rank, group.world)
     if train and sampler.num_rows < group.world:

@@ -18,8 +18,9 @@ Annotations are evaluated here (no ``from __future__ import annotations``): Torc
 ``NetworkOutput``.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -150,6 +151,17 @@ class Warp(NamedTuple):
     depth_scale: float  # norm per depth unit
 
 
+class Failure(NamedTuple):
+    """A row that could not be loaded; the message names the file."""
+
+    table: int
+    row: int
+    message: str
+
+    def __str__(self) -> str:
+        return f"row {self.row} of table {self.table}, {self.message}"
+
+
 class Batch(NamedTuple):
     """One batch as the loader hands it over: ragged pixels in one buffer, labels still in image space."""
 
@@ -166,12 +178,20 @@ class Batch(NamedTuple):
     weight: torch.Tensor  # float32 [B, J, 3]
     row: torch.Tensor  # int64 [B] row of its table
     table: torch.Tensor  # int64 [B] index of its table in the mix
+    failures: tuple[Failure, ...] = ()  # rows in whose place stand others
 
     def to(self, device: torch.device | str) -> "Batch":
-        return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> "Batch":
-        return Batch(*(tensor.pin_memory() for tensor in self))
+        return self._each(torch.Tensor.pin_memory)
+
+    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
+        fields: dict[str, Any] = self._asdict()
+        for name, value in fields.items():
+            if isinstance(value, torch.Tensor):
+                fields[name] = change(value)
+        return Batch(**fields)
 
 
 class NetworkOutput(NamedTuple):

@@ -44,7 +44,10 @@ def _epoch(loader: DataLoader[Batch], epoch: int) -> list[Batch]:
 
 
 def _same(a: Batch, b: Batch) -> bool:
-    return all(torch.equal(x, y) and x.dtype == y.dtype for x, y in zip(a, b, strict=True))
+    return all(
+        torch.equal(x, y) and x.dtype == y.dtype if isinstance(x, torch.Tensor) else x == y
+        for x, y in zip(a, b, strict=True)
+    )
 
 
 def _patches(batch: Batch) -> torch.Tensor:
