@@ -28,14 +28,16 @@ REPLACEMENTS = 10  # rows that are tried in the place of one that cannot be load
 
 
 def touched_region(
-    img_to_patch: np.ndarray, size: tuple[int, int], image_size: tuple[int, int]
+    img_to_patch: np.ndarray, size: tuple[int, int], image_size: tuple[int, int], antialias: bool = False
 ) -> tuple[Region, float]:
     """The image's pixels that a warp reads, and the resolution it needs (data px per image px, <= 1).
 
-    img_to_patch [2, 3]; both sizes (height, width) px. ValueError where the warp sees nothing of the image.
+    img_to_patch [2, 3]; both sizes (height, width) px. ``antialias`` samples all of each patch px, not its
+    centre alone. ValueError where the warp sees nothing of the image.
     """
-    right, bottom = size[1] - 1, size[0] - 1
-    corners = np.array([[0, 0], [right, 0], [0, bottom], [right, bottom]], np.float64)
+    low = -0.5 if antialias else 0.0
+    right, bottom = size[1] - 1 - low, size[0] - 1 - low
+    corners = np.array([[low, low], [right, low], [low, bottom], [right, bottom]])
     at = apply_affine(invert_affine(img_to_patch), corners)
     scale = min(1.0, float(np.linalg.norm(img_to_patch[:, :2], axis=1).max()))
     # One data pixel on each side: bilinear sampling of a reduced image looks 1/scale image pixels far.
@@ -44,7 +46,7 @@ def touched_region(
     # on one side of it. Bilinear sampling mixes something in up to 1 px beyond the image.
     for (a, b, c), high in zip(img_to_patch.tolist(), (right, bottom), strict=True):
         along_x, along_y = (-a, a * image_size[1]), (-b, b * image_size[0])
-        if c + max(along_x) + max(along_y) <= 0 or c + min(along_x) + min(along_y) >= high:
+        if c + max(along_x) + max(along_y) <= low or c + min(along_x) + min(along_y) >= high:
             raise ValueError(
                 f"the crop, as it is turned, lies outside the image of {image_size[1]} x {image_size[0]} px "
                 "(width x height)"
@@ -78,7 +80,7 @@ class Mix(Dataset[Batch]):
         on_error: Literal["raise", "skip"] = "raise",
     ) -> None:
         self.tables = tuple(tables)
-        self.size = patch.size
+        self.size, self.antialias = patch.size, patch.antialias
         self.depth_rule = depth.build()
         self.augment = augment
         self.seed = seed
@@ -162,7 +164,7 @@ class Mix(Dataset[Batch]):
         refuse_outside(table.boxes_xywh[local], image_size)
         crop = self.crops[index][local]
         warp = draw(self.augment, self.seed, epoch, row, crop, self.size, self.depth_rule)
-        region, scale = touched_region(warp.img_to_patch, self.size, image_size)
+        region, scale = touched_region(warp.img_to_patch, self.size, image_size, self.antialias)
         read = table.image.read(local, region, scale)
         return _Sample(index, local, warp, read.data, _patch_to_region(warp, read))
 
@@ -181,6 +183,7 @@ class Mix(Dataset[Batch]):
         _, _, warps, pixels, maps = zip(*samples, strict=True)
         lengths = [data.size for data in pixels]
         rows = [(self.tables[sample.table], sample.row) for sample in samples]
+        gamma = np.array([warp.gamma for warp in warps], np.float32)
         return Batch(
             pixels=torch.from_numpy(np.concatenate([data.reshape(-1) for data in pixels])),
             offsets=torch.from_numpy(np.cumsum([0, *lengths[:-1]])),
@@ -195,6 +198,7 @@ class Mix(Dataset[Batch]):
             weight=torch.from_numpy(np.stack([t.weight[i] for t, i in rows]).astype(np.float32)),
             row=torch.tensor([sample.row for sample in samples]),
             table=torch.tensor([sample.table for sample in samples]),
+            gamma=torch.from_numpy(gamma) if (gamma != 1).any() else None,
             failures=failures,
         )
 
@@ -316,12 +320,18 @@ def make_loader(
 
 
 def batch_to_patches(
-    batch: Batch, size: tuple[int, int], mean: Sequence[float], std: Sequence[float]
+    batch: Batch,
+    size: tuple[int, int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    antialias: bool = False,
 ) -> Tensor:
-    """The network's input, float32 [B, 3, h, w]; mean and std [3] in grey levels, on the batch's device."""
-    return ops.warp_patch(
-        batch.pixels, batch.offsets, batch.sizes, batch.patch_to_region, size, mean, std, batch.color
-    )
+    """The network's input, float32 [B, 3, h, w]; mean and std [3] in grey levels, on the batch's device.
+
+    ``antialias`` as the batch was loaded with.
+    """
+    regions = batch.pixels, batch.offsets, batch.sizes, batch.patch_to_region
+    return ops.warp_patch(*regions, size, mean, std, batch.color, gamma=batch.gamma, antialias=antialias)
 
 
 def batch_labels(batch: Batch, size: tuple[int, int], skeleton: Skeleton) -> tuple[Tensor, Tensor]:

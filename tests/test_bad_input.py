@@ -309,10 +309,11 @@ def test_raise_in_a_worker(tmp_path: Path) -> None:
 
 
 def test_a_batch_carries_its_failures_along() -> None:
-    batch = _mix(_holes(3), "skip", augment=AUGMENT)[0, range(6)]
+    batch = _mix(_holes(3), "skip", augment=dataclasses.replace(AUGMENT, gamma=0.2))[0, range(6)]
     moved = batch.to("meta")
     assert moved.failures == batch.failures == (Failure(0, 3, "picture 3: OSError: truncated file"),)
-    assert {tensor.device.type for tensor in moved[:13]} == {"meta"}
+    assert moved.gamma is not None and {tensor.device.type for tensor in moved[:13]} == {"meta"}
+    assert batch._replace(gamma=None).to("meta").gamma is None
 
 
 # ------------------------------------------------------------------------------------------------------ runs
