@@ -48,6 +48,7 @@ class PatchConfig:
     width: int = 64  # px
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)  # ImageNet's
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    antialias: bool = False  # a px is the mean of the image px that it covers; off as in the ECCV 2018 code
 
     def __post_init__(self) -> None:
         require(self.height >= 1, "height", self.height, "at least 1 px")
@@ -84,12 +85,17 @@ class DataConfig:
     batch: int = 64  # people per step of one process: N processes take steps of N x batch, at the same lr
     workers: int = 0  # loader processes; 0 reads in the training process
     cache: bool = True  # render a procedural set once into a file and train from that
+    # In training, a row that cannot be loaded is an error, or counted, logged and replaced by another of its
+    # table. Evaluation, which has no other rows, always stops.
+    on_error: Literal["raise", "skip"] = "skip"
+    max_failures: float = 0.01  # share of all rows tried so far; skip, above it, stops the run
 
     def __post_init__(self) -> None:
         require(len(self.train) >= 1, "train", self.train, "a list of at least one dataset")
         self.mix.check(len(self.train))
         require(self.batch >= 1, "batch", self.batch, "at least 1")
         require(self.workers >= 0, "workers", self.workers, "at least 0")
+        require(0 <= self.max_failures <= 1, "max_failures", self.max_failures, "a share in 0..1")
 
     def located(self, dataset: Any) -> Any:
         """The dataset's Config with its folder under ``root``; one without a folder comes back as it is."""
@@ -100,19 +106,28 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """The draw of a training sample: the ECCV 2018 code's distributions, there 0.25, 30, 0.6, 0.5 and 0.2."""
+    """The draw of a training sample: the ECCV 2018 code's distributions, there 0.25, 30, 0.6, 0.5 and 0.2.
+
+    The four of tone are not in that code. Colours change in the order of the fields, clipped to 0..255 once,
+    before gamma.
+    """
 
     scale: float = 0.1  # crop size x (1 + scale * clip(N(0, 1), -1, 1))
     rotation: float = 0.0  # degrees x clip(N(0, 1), -2, 2)
     rotation_probability: float = 0.6
     flip: float = 0.5  # probability
     color: float = 0.1  # each channel x U(1 - color, 1 + color)
+    brightness: float = 0.0  # all channels x U(1 - brightness, 1 + brightness)
+    contrast: float = 0.0  # distance from the grey level 127.5 x U(1 - contrast, 1 + contrast)
+    saturation: float = 0.0  # distance from the pixel's own grey x U(1 - saturation, 1 + saturation)
+    gamma: float = 0.0  # grey level / 255 to the power of U(1 - gamma, 1 + gamma)
     occlusion: OcclusionConfig = field(default_factory=OcclusionConfig)
 
     def __post_init__(self) -> None:
         require(0 <= self.scale < 1, "scale", self.scale, "in 0..1, below 1")
         require(0 <= self.rotation <= 180, "rotation", self.rotation, "in 0..180 degrees")
-        for name in ("rotation_probability", "flip", "color"):
+        require(0 <= self.gamma < 1, "gamma", self.gamma, "in 0..1, below 1")
+        for name in ("rotation_probability", "flip", "color", "brightness", "contrast", "saturation"):
             require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "in 0..1")
 
 

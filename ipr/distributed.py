@@ -83,14 +83,14 @@ class Group:
         self.from_main(lambda: made.append(make()))
         return made[0] if made else make()
 
-    def mean(self, value: Tensor) -> float:
-        """Of a scalar, over the processes."""
-        value = value.detach()
-        if self.world > 1:
-            value = value.clone()
-            dist.all_reduce(value)
-            value /= self.world
-        return value.item()
+    def mean(self, value: Tensor, flag: bool = False) -> tuple[float, bool]:
+        """Of a scalar, over the processes; and whether any of them has the flag, in the same message."""
+        if self.world == 1:
+            return value.item(), flag
+        both = torch.stack([value.detach(), value.new_full((), float(flag))])
+        dist.all_reduce(both)
+        total, flags = both.tolist()
+        return total / self.world, flags > 0
 
     def average(self, tensors: Iterable[Tensor]) -> None:
         """Replace each tensor of fractions by its mean over the processes; counters are equal already."""

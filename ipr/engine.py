@@ -6,7 +6,7 @@ import json
 import math
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,10 +17,11 @@ import ipr
 from ipr import checkpoint, choices, config, loader, model, ops, validation
 from ipr.config import ConfigError, OptimizerConfig, RunConfig, ScheduleConfig
 from ipr.distributed import ALONE, Group
+from ipr.images import ErrorPolicy, ImageError
 from ipr.resume import Progress, refuse_other_config, refuse_other_steps, refuse_unresumable
 from ipr.runlog import RunLog, Silence
 from ipr.sampler import coverage
-from ipr.types import Batch, Poses, PoseTable
+from ipr.types import Batch, Failure, Poses, PoseTable
 from ipr.validation import Data, RunError
 
 LOG_EVERY = 50  # steps between records of the log
@@ -127,7 +128,10 @@ class Trainer:
             group=group,
             mixed=run.data.mix,
             device=self.device,
+            on_error=run.data.on_error,
         )
+        self.policy = ErrorPolicy(run.data.on_error, run.data.max_failures)
+        self.listed: list[Failure] = []  # of the last step, for the log
         self.sampler = self.batches.sampler
         self.bone_length_mm = validation.bone_length_mm(data.train)
         self.baselines = validation.baselines(data, run)
@@ -140,6 +144,8 @@ class Trainer:
             log.write("run", step=self.progress.step, **self.describe())
             while self.progress.epoch < self.run.schedule.epochs:
                 outcome = self.epoch(log, rows)
+            if self.policy.failed:
+                log.say(self.policy.summary())
         return outcome or self.validate()
 
     def open_log(self, rows: int) -> RunLog | Silence:
@@ -171,10 +177,12 @@ class Trainer:
             lr=self.rate(step - 1),
             loss=loss,
             images_per_second=images / trained,
+            failures=self.policy.failed,
             **self.coverage(epoch + 1),
             **outcome.scores,
         )
-        log.say(f"epoch {epoch + 1}/{self.run.schedule.epochs}: loss {loss:.4f}, {_brief(outcome)}")
+        replaced = f", {self.policy.failed} rows replaced so far" if self.policy.failed else ""
+        log.say(f"epoch {epoch + 1}/{self.run.schedule.epochs}: loss {loss:.4f}, {_brief(outcome)}{replaced}")
         if primary < best:
             self.save("best.pt", outcome.scores)
         self.save("latest.pt", outcome.scores)
@@ -199,6 +207,9 @@ class Trainer:
             step, done = step + 1, done + 1
             loss_sum, images = loss_sum + value * people, images + people
             log.bar.update(people)
+            for failure in self.listed:
+                log.write("failure", epoch=epoch + 1, step=step, **failure._asdict())
+                log.say(f"replaced: {failure}")
             if step % LOG_EVERY == 0:
                 now = time.perf_counter()
                 mean = (loss_sum - logged_sum) / (images - logged_images)
@@ -235,11 +246,24 @@ class Trainer:
         loss = self.loss(output, joints_norm, weight) * share
         self.optimizer.zero_grad()
         loss.backward()
-        value = self.group.mean(loss)  # the same in all processes, so that all stop where one must
+        # The same in all processes, so that all stop where one must
+        value, failed = self.group.mean(loss, bool(batch.failures))
         if not math.isfinite(value):  # before the step: the weights are still good
             self.refuse_nonfinite(value, batch, joints_norm.cpu())
+        self.count_failures(len(batch.row) if people is None else people, batch.failures if failed else None)
         self.optimizer.step()
         return value
+
+    def count_failures(self, people: int, own: Sequence[Failure] | None) -> None:
+        """Judge the rows of a step that could not be loaded; each has cost one more try.
+
+        ``people``: of the step; ``own``: failures of this process, None where none has any.
+        """
+        found = [] if own is None else [failure for part in self.group.gather(own) for failure in part]
+        try:
+            self.listed = self.policy.count(people + len(found), found)
+        except ImageError as error:
+            raise self.group.error(error) from None
 
     def rate(self, step: int) -> float:
         return learning_rate(self.run.optimizer, self.run.schedule, step, len(self.batches))
@@ -292,6 +316,7 @@ class Trainer:
                 "network": self.network.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "rng": {"cpu": torch.get_rng_state(), "cuda": cuda},
+                "failures": self.policy.state(),
                 "config": config.to_dict(self.run),
                 "decoding": {
                     "version": ipr.__version__,
@@ -316,6 +341,8 @@ class Trainer:
         if self.device.type == "cuda" and saved["rng"]["cuda"]:
             torch.cuda.set_rng_state(saved["rng"]["cuda"][0])
         self.progress = Progress(**{field: saved[field] for field in Progress._fields if field in saved})
+        if "failures" in saved:  # files of earlier versions count none
+            self.policy.restore(saved["failures"])
 
     def describe(self) -> dict[str, Any]:
         """What the log should know of the run."""

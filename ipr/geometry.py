@@ -17,10 +17,15 @@ from torch import Tensor
 from ipr.types import BoxRule, Camera, DepthRule, Region
 
 
+def good_boxes(boxes_xywh: np.ndarray) -> np.ndarray:
+    """[N] which of the raw boxes [N, 4] have finite numbers and a positive size."""
+    return np.isfinite(boxes_xywh).all(1) & (boxes_xywh[:, 2:] > 0).all(1)
+
+
 def crop_box(boxes_xywh: np.ndarray, rule: BoxRule, aspect: float) -> np.ndarray:
     """Raw boxes [N, 4] px -> crops [N, 4] (cx, cy, width, height) px of ``aspect`` = width / height."""
     boxes = np.asarray(boxes_xywh, np.float64).reshape(-1, 4)
-    bad = np.flatnonzero(~(np.isfinite(boxes).all(1) & (boxes[:, 2:] > 0).all(1)))
+    bad = np.flatnonzero(~good_boxes(boxes))
     if len(bad):
         raise ValueError(
             f"box of row {bad[0]} is {boxes[bad[0]].tolist()} (x, y, width, height): "

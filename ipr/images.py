@@ -16,14 +16,14 @@ import hashlib
 import io
 import os
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import BinaryIO, Literal, NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import cv2
 import numpy as np
 
-from ipr.types import Pixels, Region
+from ipr.types import Failure, Pixels, Region
 
 MAX_PIXELS = 2**27  # of one image: 400 MB decoded, in each worker
 
@@ -292,20 +292,12 @@ def _mean(part: np.ndarray, size: tuple[int, int], step: int) -> np.ndarray:
     return cv2.resize(part, size[::-1], interpolation=cv2.INTER_AREA)
 
 
-class Failure(NamedTuple):
-    """A row that could not be loaded, as a worker hands it over; the message names the file."""
-
-    table: int
-    row: int
-    message: str
-
-
 class ErrorPolicy:
     """What the main process does about the rows that its workers could not load.
 
     ``on_error="raise"``: the first is an error. ``"skip"``: they are counted and the first ``listed`` of them
     kept, and more than the share ``most`` of all rows that were tried is an error. The share is of at least
-    ``GRACE`` rows, so that one bad file at the start does not count as many.
+    ``GRACE`` rows, so that one bad file at the start does not count as many. A checkpoint keeps ``state()``.
     """
 
     GRACE = 1000
@@ -331,10 +323,18 @@ class ErrorPolicy:
                 self.first[failure[:2]] = failure
                 new.append(failure)
         if failures and self.on_error == "raise":
-            raise ImageError(_line(failures[0]))
+            raise ImageError(str(failures[0]))
         if self.failed > self.most * max(self.tried, self.GRACE):
             raise ImageError(f"stopped, as on_error: skip allows {self.most:.2%}: {self.summary()}")
         return new
+
+    def state(self) -> dict[str, Any]:
+        return {"tried": self.tried, "failed": self.failed, "first": [list(it) for it in self.first.values()]}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on counting where ``state`` was taken."""
+        self.tried, self.failed = state["tried"], state["failed"]
+        self.first = {(table, row): Failure(table, row, text) for table, row, text in state["first"]}
 
     def summary(self) -> str:
         """How many failed, and the first of them, a line each; empty where none did."""
@@ -342,10 +342,6 @@ class ErrorPolicy:
             return ""
         lines = [
             f"{self.failed} of {self.tried} rows could not be loaded ({self.failed / self.tried:.2%})",
-            *map(_line, self.first.values()),
+            *map(str, self.first.values()),
         ]
         return "\n  ".join(lines)
-
-
-def _line(failure: Failure) -> str:
-    return f"row {failure.row} of table {failure.table}, {failure.message}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from types import TracebackType
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -16,32 +17,57 @@ from ipr import ops, transfer
 from ipr.augment import draw
 from ipr.config import AugmentConfig, DepthConfig, PatchConfig
 from ipr.distributed import ALONE, Group
+from ipr.faults import fault, faulty_rows, refuse_outside
 from ipr.geometry import apply_affine, clip_region, crop_box, img_to_norm, invert_affine
-from ipr.sampler import MixConfig, counts, epoch_rows
-from ipr.types import Batch, Pixels, PoseTable, Region, Skeleton, Warp
+from ipr.images import ImageError
+from ipr.sampler import MixConfig, counts, epoch_rows, replacements
+from ipr.types import Batch, Failure, Pixels, PoseTable, Region, Skeleton, Warp
 
 DEPTH_UNITS = {"rect3d": "mm", "box": "px"}  # what each depth rule takes
+REPLACEMENTS = 10  # rows that are tried in the place of one that cannot be loaded
 
 
 def touched_region(
-    img_to_patch: np.ndarray, size: tuple[int, int], image_size: tuple[int, int]
+    img_to_patch: np.ndarray, size: tuple[int, int], image_size: tuple[int, int], antialias: bool = False
 ) -> tuple[Region, float]:
     """The image's pixels that a warp reads, and the resolution it needs (data px per image px, <= 1).
 
-    img_to_patch [2, 3]; both sizes (height, width) px. ValueError where the warp sees nothing of the image.
+    img_to_patch [2, 3]; both sizes (height, width) px. ``antialias`` samples all of each patch px, not its
+    centre alone. ValueError where the warp sees nothing of the image.
     """
-    right, bottom = size[1] - 1, size[0] - 1
-    corners = np.array([[0, 0], [right, 0], [0, bottom], [right, bottom]], np.float64)
+    low = -0.5 if antialias else 0.0
+    right, bottom = size[1] - 1 - low, size[0] - 1 - low
+    corners = np.array([[low, low], [right, low], [low, bottom], [right, bottom]])
     at = apply_affine(invert_affine(img_to_patch), corners)
     scale = min(1.0, float(np.linalg.norm(img_to_patch[:, :2], axis=1).max()))
     # One data pixel on each side: bilinear sampling of a reduced image looks 1/scale image pixels far.
-    return clip_region(at.min(0), at.max(0), image_size, margin=int(np.ceil(1 / scale))), scale
+    region = clip_region(at.min(0), at.max(0), image_size, margin=int(np.ceil(1 / scale)))
+    # A turned patch may miss the image though the upright rectangle around it does not: then the image lies
+    # on one side of it. Bilinear sampling mixes something in up to 1 px beyond the image.
+    for (a, b, c), high in zip(img_to_patch.tolist(), (right, bottom), strict=True):
+        along_x, along_y = (-a, a * image_size[1]), (-b, b * image_size[0])
+        if c + max(along_x) + max(along_y) <= low or c + min(along_x) + min(along_y) >= high:
+            raise ValueError(
+                f"the crop, as it is turned, lies outside the image of {image_size[1]} x {image_size[0]} px "
+                "(width x height)"
+            )
+    return region, scale
+
+
+class _Sample(NamedTuple):
+    table: int
+    row: int
+    warp: Warp
+    data: np.ndarray  # uint8 [h, w, 3]
+    patch_to_region: np.ndarray  # [2, 3]
 
 
 class Mix(Dataset[Batch]):
     """The rows of several tables, end to end; ``mix[epoch, rows]`` is the batch of those rows.
 
-    A row + its length is the same row, augmented in another way (see ``sampler``).
+    A row + its length is the same row, augmented in another way (see ``sampler``). A row that cannot be
+    loaded is an error, one with a bad box or label at once. With ``on_error="skip"`` another row of its table
+    takes its place, drawn by (seed, epoch, row), and ``Batch.failures`` says so.
     """
 
     def __init__(
@@ -51,12 +77,14 @@ class Mix(Dataset[Batch]):
         depth: DepthConfig,
         augment: AugmentConfig | None,
         seed: int,
+        on_error: Literal["raise", "skip"] = "raise",
     ) -> None:
         self.tables = tuple(tables)
-        self.size = patch.size
+        self.size, self.antialias = patch.size, patch.antialias
         self.depth_rule = depth.build()
         self.augment = augment
         self.seed = seed
+        self.on_error = on_error
         if not self.tables:
             raise ValueError("no tables: a loader needs at least one")
         unit = DEPTH_UNITS[depth.rule]
@@ -74,7 +102,20 @@ class Mix(Dataset[Batch]):
                     f"but the depth rule {depth.rule!r} takes {unit}"
                 )
         aspect = patch.width / patch.height
-        self.crops = [crop_box(table.boxes_xywh, table.box_rule, aspect) for table in self.tables]
+        self.faulty = [faulty_rows(table) for table in self.tables]
+        for index, faulty in enumerate(self.faulty):
+            if on_error == "raise" and faulty.any():
+                local = int(faulty.argmax())
+                first = self._failure(index, local, ValueError(fault(self.tables[index], local)))
+                more = faulty.sum() - 1
+                raise ValueError(
+                    f"{first}{f'; so have {more} more rows bad boxes or labels' if more else ''}"
+                )
+        # Of a faulty row's box there may be no crop: a made-up one, which nobody reads, stands there.
+        self.crops = [
+            crop_box(np.where(faulty[:, None], 1.0, table.boxes_xywh), table.box_rule, aspect)
+            for table, faulty in zip(self.tables, self.faulty, strict=True)
+        ]
         self.occlusion = None if augment is None else augment.occlusion.build(patch.size)
         self.first = np.cumsum([0, *(len(table) for table in self.tables)])
 
@@ -83,42 +124,71 @@ class Mix(Dataset[Batch]):
 
     def __getitem__(self, item: tuple[int, Sequence[int] | np.ndarray]) -> Batch:
         epoch, rows = item
-        places = [self._place(int(row) % len(self)) for row in rows]
-        warps, pixels, maps, over = [], [], [], []
-        for row, (index, local) in zip(rows, places, strict=True):
-            table = self.tables[index]
+        samples, failures = [], []
+        for row in rows:
+            sample, failed = self._sample(epoch, int(row))
+            samples.append(sample)
+            failures += failed
+        batch = self._pack(samples, tuple(failures))
+        if self.occlusion is None:
+            return batch
+        over = [self.occlusion.draw(self.seed, epoch, int(row)) for row in rows]
+        return batch._replace(occluders=self.occlusion.pack(over))
+
+    def _sample(self, epoch: int, row: int) -> tuple[_Sample, list[Failure]]:
+        """The row of the mix, or what takes its place and which rows have failed before."""
+        failed: list[Failure] = []
+        for index, local in self._candidates(epoch, row):
             try:
-                crop = self.crops[index][local]
-                warp = draw(self.augment, self.seed, epoch, int(row), crop, self.size, self.depth_rule)
-                region, scale = touched_region(warp.img_to_patch, self.size, table.image.image_size(local))
-                read = table.image.read(local, region, scale)
+                return self._load(epoch, row, index, local), failed
             except Exception as error:
-                name = table.image.name(local)
-                raise ValueError(
-                    f"row {local} of table {index}, {name}: {type(error).__name__}: {error}"
-                ) from error
-            warps.append(warp)
-            pixels.append(read.data)
-            maps.append(_patch_to_region(warp, read))
-            if self.occlusion:
-                over.append(self.occlusion.draw(self.seed, epoch, int(row)))
-        batch = self._pack(places, warps, pixels, maps)
-        return batch._replace(occluders=self.occlusion.pack(over)) if self.occlusion else batch
+                failure = self._failure(index, local, error)
+                if self.on_error == "raise" or not isinstance(error, ValueError | OSError):
+                    raise ValueError(str(failure)) from error
+                failed.append(failure)
+        others = len(failed) - 1
+        also = (
+            f"nor could {others} in its place, the last: {failed[-1]}" if others else "its table has no other"
+        )
+        raise ValueError(f"{failed[0]}; {also}")
+
+    def _candidates(self, epoch: int, row: int) -> Iterator[tuple[int, int]]:
+        """(table, row of it) to load for a row of the mix, the next where the last has failed."""
+        index, local = self._place(row % len(self))
+        yield index, local
+        size = len(self.tables[index])
+        for other in replacements(size, local, REPLACEMENTS, self.seed, epoch, row).tolist():
+            yield index, other
+
+    def _load(self, epoch: int, row: int, index: int, local: int) -> _Sample:
+        """Row ``local`` of a table, augmented as ``row`` of the mix."""
+        table = self.tables[index]
+        if self.faulty[index][local]:
+            raise ValueError(fault(table, local))
+        image_size = table.image.image_size(local)
+        refuse_outside(table.boxes_xywh[local], image_size)
+        crop = self.crops[index][local]
+        warp = draw(self.augment, self.seed, epoch, row, crop, self.size, self.depth_rule)
+        region, scale = touched_region(warp.img_to_patch, self.size, image_size, self.antialias)
+        read = table.image.read(local, region, scale)
+        return _Sample(index, local, warp, read.data, _patch_to_region(warp, read))
+
+    def _failure(self, index: int, local: int, error: Exception) -> Failure:
+        if isinstance(error, ImageError):  # it names the file
+            return Failure(index, local, str(error))
+        kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
+        return Failure(index, local, f"{self.tables[index].image.name(local)}: {kind}{error}")
 
     def _place(self, row: int) -> tuple[int, int]:
         """(table, row of that table) of a row of the mix."""
         index = int(np.searchsorted(self.first, row, side="right")) - 1
         return index, row - int(self.first[index])
 
-    def _pack(
-        self,
-        places: list[tuple[int, int]],
-        warps: list[Warp],
-        pixels: list[np.ndarray],
-        maps: list[np.ndarray],
-    ) -> Batch:
+    def _pack(self, samples: list[_Sample], failures: tuple[Failure, ...]) -> Batch:
+        _, _, warps, pixels, maps = zip(*samples, strict=True)
         lengths = [data.size for data in pixels]
-        rows = [(self.tables[index], local) for index, local in places]
+        rows = [(self.tables[sample.table], sample.row) for sample in samples]
+        gamma = np.array([warp.gamma for warp in warps], np.float32)
         return Batch(
             pixels=torch.from_numpy(np.concatenate([data.reshape(-1) for data in pixels])),
             offsets=torch.from_numpy(np.cumsum([0, *lengths[:-1]])),
@@ -131,8 +201,10 @@ class Mix(Dataset[Batch]):
             joints_img=torch.from_numpy(np.stack([t.joints_img[i] for t, i in rows]).astype(np.float64)),
             depth=torch.from_numpy(np.stack([t.depth[i] for t, i in rows]).astype(np.float64)),
             weight=torch.from_numpy(np.stack([t.weight[i] for t, i in rows]).astype(np.float32)),
-            row=torch.tensor([local for _, local in places]),
-            table=torch.tensor([index for index, _ in places]),
+            row=torch.tensor([sample.row for sample in samples]),
+            table=torch.tensor([sample.table for sample in samples]),
+            gamma=torch.from_numpy(gamma) if (gamma != 1).any() else None,
+            failures=failures,
         )
 
 
@@ -233,15 +305,17 @@ def make_loader(
     group: Group = ALONE,
     mixed: MixConfig | None = None,
     device: torch.device | str = "cpu",
+    on_error: Literal["raise", "skip"] = "raise",
 ) -> Loader:
     """Batches of at most ``batch`` rows on the ``device``, this process's share.
 
     ``train`` draws the rows as ``mixed`` says (None: each once); evaluation passes ``augment=None`` for
     centred warps and gets the rows in order.
     Before each further epoch call ``loader.sampler.set_epoch(epoch)``: the batches are a function of (seed,
-    epoch), not of the number of workers. An error while reading names the table's row and the image.
+    epoch), not of the number of workers. An error names the table's row and the image; see :class:`Mix` for
+    ``on_error``.
     """
-    mix = Mix(tables, patch, depth, augment, seed)
+    mix = Mix(tables, patch, depth, augment, seed, on_error)
     drawn = (mixed or MixConfig()) if train else None
     sampler = EpochSampler(list(map(len, tables)), batch, seed, drawn, group.rank, group.world)
     if train and sampler.num_rows < group.world:
@@ -263,11 +337,23 @@ def make_loader(
 
 
 def batch_to_patches(
-    batch: Batch, size: tuple[int, int], mean: Sequence[float], std: Sequence[float]
+    batch: Batch,
+    size: tuple[int, int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    antialias: bool = False,
 ) -> Tensor:
-    """The network's input, float32 [B, 3, h, w]; mean and std [3] in grey levels, on the batch's device."""
+    """The network's input, float32 [B, 3, h, w]; mean and std [3] in grey levels, on the batch's device.
+
+    ``antialias`` as the batch was loaded with.
+    """
     regions = batch.pixels, batch.offsets, batch.sizes, batch.patch_to_region
-    return ops.warp_patch(*regions, size, mean, std, batch.color, occluders=batch.occluders)
+    return ops.warp_patch(
+        *(*regions, size, mean, std, batch.color),
+        gamma=batch.gamma,
+        occluders=batch.occluders,
+        antialias=antialias,
+    )
 
 
 def batch_labels(batch: Batch, size: tuple[int, int], skeleton: Skeleton) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from ipr import checkpoint, config
 from ipr.config import ConfigError, RunConfig
 from ipr.distributed import Group
 
-MOVABLE = ("data.root", "data.workers")  # may differ on a resume: no number depends on them
+MOVABLE = ("data.root", "data.workers", "data.on_error", "data.max_failures")  # no number depends on them
 
 
 class Progress(NamedTuple):

@@ -1,7 +1,8 @@
 """What a run writes down while it trains: ``log.jsonl``, TensorBoard scalars and the progress bar.
 
 ``log.jsonl`` holds one JSON object per line. ``kind`` is ``run`` (versions, device, operators, configuration;
-one per start), ``step`` (lr, loss and images/s since the last record) or ``epoch`` (the same and the scores).
+one per start), ``step`` (lr, loss and images/s since the last record), ``epoch`` (the same, the scores, and
+how many rows could not be loaded since the start of the run) or ``failure`` (one of the first of these).
 ``seconds`` counts from the start of the run, time between stop and resume left out.
 """
 

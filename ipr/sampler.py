@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 # The last counter word sets these streams of random numbers apart from those of the rows' warps.
-_ORDER, _PASSES = 1, 2
+_ORDER, _PASSES, _REPLACEMENTS = 1, 2, 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +93,16 @@ def coverage(sizes: Sequence[int], mix: MixConfig, epochs: int) -> list[float]:
     """Of each set, the part of its rows that the first ``epochs`` epochs of a run have used."""
     passed = min(epochs, 1) if mix.kind == "eccv2018" else epochs
     return [min(1.0, passed * count / size) for size, count in zip(sizes, counts(sizes, mix), strict=True)]
+
+
+def replacements(size: int, local: int, tries: int, seed: int, epoch: int, row: int) -> np.ndarray:
+    """Rows of a table of ``size`` rows to try, in order, where its row ``local`` cannot be loaded.
+
+    ``row``: its number in the epoch. At most ``tries``; none where the table has no other row.
+    """
+    others = size - 1
+    steps = _generator(seed, epoch, row, _REPLACEMENTS).integers(max(others, 1), size=tries if others else 0)
+    return (local + 1 + steps) % size
 
 
 def _stream(size: int, start: int, count: int, seed: int, index: int) -> np.ndarray:

@@ -149,8 +149,20 @@ class Warp(NamedTuple):
 
     img_to_patch: np.ndarray  # [2, 3] float64, the mirror included
     flip: bool  # left and right joints change places
-    color: np.ndarray  # [3] factor of R, G, B
+    color: np.ndarray  # [3, 4] matrix of R, G, B and offset in grey levels
     depth_scale: float  # norm per depth unit
+    gamma: float = 1.0  # exponent of grey level / 255, after color
+
+
+class Failure(NamedTuple):
+    """A row that could not be loaded; the message names the file."""
+
+    table: int
+    row: int
+    message: str
+
+    def __str__(self) -> str:
+        return f"row {self.row} of table {self.table}, {self.message}"
 
 
 class Batch(NamedTuple):
@@ -160,7 +172,7 @@ class Batch(NamedTuple):
     offsets: torch.Tensor  # int64 [B], first byte of each region
     sizes: torch.Tensor  # int32 [B, 2] (height, width) of each region
     patch_to_region: torch.Tensor  # float32 [B, 2, 3], patch px -> region px
-    color: torch.Tensor  # float32 [B, 3]
+    color: torch.Tensor  # float32 [B, 3, 4]
     img_to_patch: torch.Tensor  # float64 [B, 2, 3]
     flip: torch.Tensor  # bool [B]
     depth_scale: torch.Tensor  # float64 [B]
@@ -169,7 +181,9 @@ class Batch(NamedTuple):
     weight: torch.Tensor  # float32 [B, J, 3]
     row: torch.Tensor  # int64 [B] row of its table
     table: torch.Tensor  # int64 [B] index of its table in the mix
+    gamma: torch.Tensor | None = None  # float32 [B]; None: all 1
     occluders: "Occluders | None" = None  # what lies over the patches
+    failures: tuple[Failure, ...] = ()  # rows in whose place stand others
 
 
 class NetworkOutput(NamedTuple):

@@ -110,7 +110,8 @@ def forward(
     networks: Sequence[nn.Module], batch: Batch, run: RunConfig, *, flip: bool = False
 ) -> NetworkOutput:
     """Coordinates of a batch: the mean over networks and, with ``flip``, patches and their mirror images."""
-    patches = loader.batch_to_patches(batch, run.patch.size, run.patch.mean, run.patch.std)
+    patch = run.patch
+    patches = loader.batch_to_patches(batch, patch.size, patch.mean, patch.std, patch.antialias)
     if run.model.channels_last:
         patches = patches.contiguous(memory_format=torch.channels_last)
     outputs = []

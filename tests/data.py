@@ -40,8 +40,8 @@ class ArrayImages:
 
 def tensors(batch: Batch) -> list[Tensor]:
     """All of a batch, those of the records inside it too."""
-    parts = (part if isinstance(part, tuple) else (part,) for part in batch if part is not None)
-    return [tensor for part in parts for tensor in part]
+    parts = (part if isinstance(part, tuple) else (part,) for part in batch)
+    return [tensor for part in parts for tensor in part if isinstance(tensor, Tensor)]
 
 
 def random_images(count: int, size: tuple[int, int], seed: int = 0) -> np.ndarray:

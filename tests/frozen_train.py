@@ -2,7 +2,7 @@
 
 Batch normalisation sees the people of its own process, so two processes of 8 are one process of 16 only
 without it. ``IPR_TEST_FAULT=<rank>:<fault>:<step>`` plants a fault: ``read`` breaks an image, ``kill`` ends
-the process without a word, ``nan`` spoils the labels.
+the process without a word, ``nan`` spoils the labels, ``bad9`` reports nine rows that could not be loaded.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from ipr import cli, engine, train
-from ipr.types import Batch
+from ipr.types import Batch, Failure
 
 
 def frozen(module: nn.Module, _mode: bool = True) -> nn.Module:
@@ -34,7 +34,11 @@ def plant(fault: str, when: int) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
             if fault == "read":
                 raise ValueError("row 3 of table 0, a.jpg: OSError: truncated file")
-            batch = batch._replace(depth=batch.depth * torch.nan)
+            if fault == "nan":
+                batch = batch._replace(depth=batch.depth * torch.nan)
+            if fault.startswith("bad"):
+                rows = range(int(fault.removeprefix("bad")))
+                batch = batch._replace(failures=tuple(Failure(0, row, "a.jpg: is empty") for row in rows))
         return step(trainer, batch, *arguments)
 
     engine.Trainer.train_batch = faulty  # type: ignore[method-assign,assignment]

@@ -136,6 +136,8 @@ def test_a_choice_starts_from_its_own_defaults(tmp_path: Path) -> None:
         ("augment: {occlusion: {scale: [0, 1]}}", 1, ["augment.occlusion.scale: (0.0, 1.0) given"]),
         ("augment: {occlusion: {objects: ''}}", 1, ["augment.occlusion.objects: '' given"]),
         ("augment: {scale: 1}", 1, ["augment.scale: 1.0 given, must be in 0..1, below 1"]),
+        ("augment: {gamma: 1}", 1, ["augment.gamma: 1.0 given, must be in 0..1, below 1"]),
+        ("data: {max_failures: 2}", 1, ["data.max_failures: 2.0 given, must be a share in 0..1"]),
         ("optimizer: {lr: 0}", 1, ["optimizer.lr: 0.0 given, must be positive"]),
         ("schedule: {epochs: 0}", 1, ["schedule.epochs: 0 given, must be at least 1"]),
         (

@@ -97,6 +97,8 @@ def test_the_main_process_alone_writes(folder: Path) -> None:
         ("1:read:2", "error in process 1: row 3 of table 0, a.jpg: OSError: truncated file"),
         ("1:kill:2", "error: another process of this run has ended"),
         ("1:nan:2", "error: the loss is nan in epoch 1"),
+        # 10 are 1 % of 1000, as which fewer rows count; 28 people were tried before and with these 11.
+        ("1:bad11:2", "error: stopped, as on_error: skip allows 1.00%: 11 of 39 rows could not be loaded"),
     ],
 )
 def test_a_process_that_fails_ends_the_others(folder: Path, fault: str, said: str) -> None:
@@ -109,6 +111,17 @@ def test_a_process_that_fails_ends_the_others(folder: Path, fault: str, said: st
         assert len({person["row"] for person in record["batch"]}) in (13, 14)  # of both processes
         assert 6 <= sum(person["labels_finite"] for person in record["batch"]) <= 8
         assert len(ended.errors) == 1
+    if "bad" in fault:
+        assert len(ended.errors) == 1 and not log(folder / "1-bad11-2")[1:]
+
+
+def test_rows_that_a_process_replaced_are_logged_by_the_main_one(folder: Path) -> None:
+    out = folder / "replaced"
+    assert launch(2, out, *UNEVEN, "data.batch=8", fault="1:bad9:2") == (0, [])
+    records = [record for record in log(out) if record["kind"] == "failure"]
+    assert [(record["row"], record["step"]) for record in records] == [(row, 2) for row in range(9)]
+    assert [record["failures"] for record in log(out) if record["kind"] == "epoch"] == [9, 9]
+    assert checkpoint.load(out / "latest.pt")["failures"]["tried"] == 2 * 41 + 9
 
 
 def test_two_processes_evaluate_as_one(folder: Path) -> None:
@@ -248,7 +261,7 @@ def test_alone_nothing_happens() -> None:
     assert ALONE.from_main(lambda: 4) == ALONE.main_first(lambda: 4) == 4
     assert ALONE.parallel(network) is network
     ALONE.average([tensor])
-    assert ALONE.mean(tensor.sum()) == 2 and torch.equal(tensor, torch.ones(2))
+    assert ALONE.mean(tensor.sum()) == (2, False) and torch.equal(tensor, torch.ones(2))
 
 
 def test_an_environment_that_torchrun_did_not_make(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -205,6 +205,35 @@ def test_checkpoint_holds_what_decoding_needs(tmp_path: Path) -> None:
     assert 2500 < decoding["mean_bone_length_mm"] < 6000
 
 
+class Witness(torch.nn.Module):
+    """A network that keeps the patches it is shown."""
+
+    def forward(self, patches: torch.Tensor) -> NetworkOutput:
+        self.patches = patches
+        return NetworkOutput(torch.zeros(len(patches), 18, 3), None, None)
+
+
+def test_antialiasing_is_one_for_all_and_is_saved(tmp_path: Path) -> None:
+    """Training and evaluation take the same path to the network, so both follow the patch's switch."""
+    run = tiny_run("patch.antialias=true", "patch.height=16", "patch.width=16")
+    trainer = Trainer(run, tmp_path, tiny_data(run, tmp_path))
+    witness, patch = Witness(), run.patch
+    centred = loader.make_loader(
+        [trainer.data.valid], patch, run.depth, None, batch=4, workers=0, seed=0, train=False
+    )
+    for batch in (next(iter(trainer.batches)), next(iter(centred))):
+        validation.forward([witness], batch, run)
+        smooth, plain = (
+            loader.batch_to_patches(batch, patch.size, patch.mean, patch.std, antialias)
+            for antialias in (True, False)
+        )
+        assert torch.equal(witness.patches, smooth) and not torch.equal(smooth, plain)
+    trainer.save("latest.pt", {})
+    assert checkpoint.load(tmp_path / "latest.pt")["decoding"]["patch"]["antialias"] is True
+    with pytest.raises(ConfigError, match=r"patch\.antialias was True, is False"):
+        engine.train(tiny_run("patch.height=16", "patch.width=16"), tmp_path, resume=True)
+
+
 def test_another_configuration_is_not_resumed(tmp_path: Path) -> None:
     run = tiny_run()
     Trainer(run, tmp_path, tiny_data(run, tmp_path)).save("latest.pt", {})

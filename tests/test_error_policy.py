@@ -6,7 +6,8 @@ import pickle
 
 import pytest
 
-from ipr.images import ErrorPolicy, Failure, ImageError
+from ipr.images import ErrorPolicy, ImageError
+from ipr.types import Failure
 
 
 def _failures(*rows: int) -> list[Failure]:

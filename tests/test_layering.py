@@ -24,6 +24,7 @@ LAYERS = (
         "cutouts",
         "occlusion",
         "transfer",
+        "faults",
     },
     {"datasets", "backbones", "heads", "losses", "metrics", "augment"},
     {"model", "loader", "cache", "decode", "checkpoint"},

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+from ipr import ops
 from ipr.config import AugmentConfig, DepthConfig, PatchConfig
-from ipr.geometry import crop_affine
+from ipr.geometry import crop_affine, invert_affine
 from ipr.loader import EpochSampler, Loader, Mix, batch_labels, batch_to_patches, make_loader, touched_region
 from ipr.sampler import MixConfig
 from ipr.types import Batch, Pixels, PoseTable, Region
@@ -42,7 +43,8 @@ def _epoch(loader: Loader, epoch: int) -> list[Batch]:
 
 
 def _same(a: Batch, b: Batch) -> bool:
-    return all(torch.equal(x, y) and x.dtype == y.dtype for x, y in zip(tensors(a), tensors(b), strict=True))
+    pairs = zip(tensors(a), tensors(b), strict=True)
+    return a.failures == b.failures and all(torch.equal(x, y) and x.dtype == y.dtype for x, y in pairs)
 
 
 def _patches(batch: Batch) -> torch.Tensor:
@@ -122,7 +124,7 @@ def test_a_region_holds_all_that_its_warp_sees() -> None:
             (PATCH.width, PATCH.height),
             flags=cv2.INTER_LINEAR,
         )
-        whole = np.clip(whole * batch.color[person].numpy(), 0, 255).transpose(2, 0, 1)
+        whole = np.clip(whole @ batch.color[person, :, :3].numpy().T, 0, 255).transpose(2, 0, 1)
         # OpenCV rounds coordinates; a whole column of the region missing would be tens of levels.
         assert np.abs(patches[person].numpy() - whole).mean() < 0.5
         assert np.abs(patches[person].numpy() - whole).max() < 30
@@ -150,6 +152,51 @@ def test_touched_region() -> None:
     assert touched_region(affine, (48, 40), (120, 160)) == (Region(59, 35, 42, 50), 1.0)
     affine = crop_affine(np.array([80.0, 60.0, 80.0, 96.0]), (48, 40))
     assert touched_region(affine, (48, 40), (120, 160)) == (Region(38, 10, 83, 99), 0.5)
+
+
+def test_colour_that_is_a_factor_of_each_channel_changes_no_bit() -> None:
+    """Without the options of tone, patches are what the operator makes of three factors."""
+    batch = _mix(random_table(8), augment=AUGMENT)[1, range(8)]
+    regions = batch.pixels, batch.offsets, batch.sizes, batch.patch_to_region
+    factors = batch.color[:, :, :3].diagonal(dim1=1, dim2=2).contiguous()
+    assert batch.gamma is None and (factors - 1).abs().max() > 0.1
+    assert torch.equal(_patches(batch), ops.warp_patch(*regions, PATCH.size, *PLAIN, factors))
+
+
+def test_gamma_reaches_the_patches() -> None:
+    plain, toned = (
+        _mix(random_table(8), augment=dataclasses.replace(COLORLESS, gamma=gamma))[1, range(8)]
+        for gamma in (0.0, 0.5)
+    )
+    assert toned.gamma is not None and toned.gamma.shape == (8,)
+    expected = 255 * (_patches(plain) / 255) ** toned.gamma[:, None, None, None]
+    torch.testing.assert_close(_patches(toned), expected, rtol=0, atol=4)
+
+
+@pytest.mark.parametrize("augment", [None, COLORLESS], ids=["centred", "augmented"])
+def test_antialiased_regions_hold_all_that_is_averaged(augment: AugmentConfig | None) -> None:
+    """Patches of the regions are those of whole images, up to the last row: 8 image px per patch px."""
+    table = random_table(10, (360, 480))
+    boxes = np.tile([160.0, 84.0, 160.0, 192.0], (10, 1))
+    table, patch = dataclasses.replace(table, boxes_xywh=boxes), PatchConfig(height=30, width=25)
+    smooth = dataclasses.replace(patch, antialias=True)
+    batch = _mix(table, augment=augment, patch=smooth)[2, range(10)]
+    patches = batch_to_patches(batch, patch.size, *PLAIN, antialias=True)
+    assert isinstance(table.image, ArrayImages)
+    images = table.image.images
+    whole = (
+        torch.from_numpy(images).flatten(),
+        torch.arange(10) * images[0].size,
+        torch.tensor([images.shape[1:3]] * 10, dtype=torch.int32),
+        torch.from_numpy(invert_affine(batch.img_to_patch.numpy())).float(),
+    )
+    expected = ops.warp_patch(*whole, patch.size, *PLAIN, antialias=True)
+    torch.testing.assert_close(patches, expected, rtol=0, atol=0.1)
+    plain = batch_to_patches(batch, patch.size, *PLAIN)
+    assert plain.std() > patches.std() + 5  # the mean of 8 x 8 px in the place of one of them
+    # A region of the plain warp would not have been enough.
+    narrow = _mix(table, augment=augment, patch=patch)[2, range(10)]
+    assert (narrow.sizes <= batch.sizes).all() and narrow.sizes.sum() < batch.sizes.sum()
 
 
 def test_labels_of_a_mirrored_sample_are_the_originals() -> None:
@@ -275,7 +322,8 @@ def test_evaluation_is_in_order_and_centred() -> None:
     table = random_table(12)
     batches = list(_loader(table, augment=None, train=False))
     assert torch.cat([batch.row for batch in batches]).tolist() == list(range(12))
-    assert all(torch.equal(batch.color, torch.ones_like(batch.color)) for batch in batches)
+    assert all(torch.equal(color, torch.eye(3, 4)) for batch in batches for color in batch.color)
+    assert all(batch.gamma is None for batch in batches)
     labels = torch.cat([batch_labels(batch, PATCH.size, table.skeleton)[0] for batch in batches])
     joints = (labels[..., :2].double().numpy() + 0.5) * [PATCH.width, PATCH.height]
     # The padded box holds every joint, and the raw box fills 1 / 1.25 of its longer side.
