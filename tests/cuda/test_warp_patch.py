@@ -44,6 +44,7 @@ def test_options(program: Path, options: dict[str, Any]) -> None:
     for zoom in (0.4, 1.3, 3.7, 11.0):
         given = regions(zoom)
         patches = execute(program, *given, **options)
+        assert torch.equal(patches, execute(program, *given, **options, multiprocessors=1))
         for warp in (warp_patch, warp_patch_reference):
             expected = warp(*given, **options)
             assert grey_levels(patches, expected) < LIMIT and patches.stride() == expected.stride()
@@ -57,8 +58,9 @@ def test_sizes_types_and_layouts(program: Path, dtype: torch.dtype, channels_las
         given = seen_whole([(50, 60), (7, 9)], size, 1.7)
         exact = execute(program, *given, channels_last=channels_last)
         assert grey_levels(exact, warp_patch(*given)) < LIMIT
-        for shift in (0, 1 + number % 7):
-            patches = execute(program, *given, dtype=dtype, channels_last=channels_last, shift=shift)
+        for multiprocessors, shift in ((132, 0), (1, 0), (1, 1 + number % 7)):  # a tile per block, or several
+            chip: dict[str, Any] = {"multiprocessors": multiprocessors, "shift": shift}
+            patches = execute(program, *given, dtype=dtype, channels_last=channels_last, **chip)
             assert torch.equal(patches, exact.to(dtype))
 
 
@@ -132,7 +134,12 @@ def test_offsets_have_64_bits(program: Path) -> None:
     assert execute(program, pixels, offsets + (1 << 32), *rest).isnan().all()
 
 
-def test_too_many_tiles_are_an_error(program: Path) -> None:
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [((1 << 29, 64), "too many patches for one batch"), ((64, (1 << 29) + 1), "must be at most 2\\^29")],
+)
+def test_too_large_patches_are_an_error(program: Path, size: tuple[int, int], message: str) -> None:
     pixels, offsets, sizes, affine, _, *rest = regions()
-    with pytest.raises(AssertionError, match="too many patches, or too large ones, for one batch"):
-        execute(program, pixels, offsets, sizes, affine, (1 << 21, 1 << 20), *rest)
+    tables = (table.repeat(50, *[1] * (table.dim() - 1)) for table in (offsets, sizes, affine))
+    with pytest.raises(AssertionError, match=message):
+        execute(program, pixels, *tables, size, *rest)

@@ -35,8 +35,10 @@ LIMIT = 0.05  # grey levels
 def _everything(program: Path, fault: int) -> None:
     options = EVERYTHING | OPTIONS["matrix"]
     for zoom in (1.3, 3.7):
-        patches = execute(program, *regions(zoom), **options, fault=fault)
-        assert grey_levels(patches, warp_patch(*regions(zoom), **options)) < LIMIT
+        for multiprocessors in (132, 1):  # a tile per block, and several
+            chip = {"multiprocessors": multiprocessors, "fault": fault}
+            patches = execute(program, *regions(zoom), **options, **chip)
+            assert grey_levels(patches, warp_patch(*regions(zoom), **options)) < LIMIT
 
 
 def _small(program: Path, fault: int) -> None:
@@ -92,97 +94,111 @@ FAULTS = {
     "one row is not enough": Fault(
         _small,
         KERNEL,
-        "static_cast<float>(height - (",
-        "static_cast<float>(height + (PLANTED && end + 7 > pictures.bytes) - (",
+        "static_cast<float>(result.height - (",
+        "static_cast<float>(result.height + (PLANTED && end + 7 > pictures.bytes) - (",
     ),
-    "second word of some": Fault(_small, KERNEL, "if (first > 2)", "if (first > 2 + PLANTED)"),
-    "half of the word": Fault(_sizes, KERNEL, "first >= 4;", "first >= 4 + PLANTED;"),
+    "second word of some": Fault(_small, KERNEL, "if ((at & 7) > 2)", "if ((at & 7) > 2 + PLANTED)"),
+    "half of the word": Fault(_sizes, KERNEL, "odd = at & 4;", "odd = at & (PLANTED ? 0 : 4);"),
     "no shift": Fault(
         _sizes,
         KERNEL,
-        "left = __funnelshift_r(a, b, 8 * first);",
-        "left = __funnelshift_r(a, b, PLANTED ? 0 : 8 * first);",
+        "row[0] = __funnelshift_r(a, b, 8 * at);",
+        "row[0] = __funnelshift_r(a, b, PLANTED ? 0 : 8 * at);",
     ),
-    "right neighbour": Fault(_sizes, KERNEL, "8 * first), 24);", "8 * first), PLANTED ? 16 : 24);"),
-    "next row": Fault(_sizes, KERNEL, "p + 3 * picture.width,", "p + 3 * (picture.width - PLANTED),"),
-    "edges that are not black": Fault(
+    "right neighbour": Fault(
         _sizes,
         KERNEL,
-        "u >= 0 && u < width - 1 && v >= 0",
-        "u >= 0 && u < width - !PLANTED && v >= 0",
+        "biased(rows[0], kChannels + channel)",
+        "biased(rows[0], kChannels + channel - PLANTED)",
+    ),
+    "next row": Fault(
+        _sizes,
+        KERNEL,
+        "next = at + 3 * static_cast<unsigned>(picture.width)",
+        "next = at + 3 * static_cast<unsigned>(picture.width - PLANTED)",
+    ),
+    "edges that are not black": Fault(
+        _sizes, KERNEL, "u >= 0 && u < width - 1 &&", "u >= 0 && u < width - !PLANTED &&"
     ),
     "no row above": Fault(_sizes, KERNEL, "u < width && v > -1", "u < width && v > -1 + PLANTED"),
     "no column to the right": Fault(
-        _sizes, KERNEL, "x >= 0 && x < picture.width &&", "x >= 0 && x < picture.width - PLANTED &&"
+        _sizes, KERNEL, "x >= picture.width ||", "x >= picture.width - PLANTED ||"
     ),
-    "row behind the last": Fault(
-        _small, KERNEL, "y >= 0 && y < picture.height;", "y >= 0 && y < picture.height + PLANTED;"
-    ),
-    "address of an occluder": Fault(
-        _addresses,
-        KERNEL,
-        "(p) % 4 == 0",
-        "(p) % 4 * !PLANTED == 0",
-    ),
+    "row behind the last": Fault(_small, KERNEL, "y >= picture.height)", "y >= picture.height + PLANTED)"),
+    "address of an occluder": Fault(_addresses, KERNEL, "at % 4 == 0", "at % 4 * !PLANTED == 0"),
     "middle of the row above": Fault(
-        _everything, KERNEL, "(corners[2] - kBias) + right", "(corners[2] - kBias) + (PLANTED ? down : right)"
+        _everything, KERNEL, "(c - kBias) + right", "(c - kBias) + (PLANTED ? down : right)"
     ),
     "as if there were no alpha": Fault(
         _everything, KERNEL, "color[i] * through", "color[i] * (PLANTED ? 1 : through)"
     ),
     "samples of another column": Fault(
-        _everything, KERNEL, "(sample % samples) + 0.5f", "(sample % samples) + (PLANTED ? 0.f : 0.5f)"
+        _everything,
+        KERNEL,
+        "(static_cast<float>(column) + 0.5f)",
+        "(static_cast<float>(column) + 0.5f * !PLANTED)",
     ),
     "sum of the samples": Fault(
         _everything, KERNEL, "colors[i][1] *= part * part;", "colors[i][1] *= PLANTED ? part : part * part;"
     ),
     "order of the channels": Fault(
-        _everything, KERNEL, "warp.bgr ? first : last", "warp.bgr && !PLANTED ? first : last"
+        _everything, KERNEL, "(warp.bgr ? last : first)", "(warp.bgr && !PLANTED ? last : first)"
     ),
     "colours already changed": Fault(
-        _everything, KERNEL, "__ldg(m) * r +", "__ldg(m) * (PLANTED ? color[0] : r) +"
+        _everything, KERNEL, "m[4 * i] * r +", "m[4 * i] * (PLANTED ? color[0] : r) +"
     ),
-    "offset of the colours": Fault(_everything, KERNEL, "+ __ldg(m + 3);", "+ (PLANTED ? 0 : __ldg(m + 3));"),
-    "no clip": Fault(_everything, KERNEL, "fmaxf(value, 0), 255)", "fmaxf(value, 0), PLANTED ? 256 : 255)"),
-    "another patch's matrix": Fault(
-        _everything, KERNEL, "warp.color + 12 * patch", "warp.color + 12 * (PLANTED ? 0 : patch)"
-    ),
+    "offset of the colours": Fault(_everything, KERNEL, "+ m[4 * i + 3];", "+ (PLANTED ? 0 : m[4 * i + 3]);"),
     "gamma in steps": Fault(_everything, KERNEL, "curve[below + 1] - low", "curve[below + !PLANTED] - low"),
     "no memory for the curve": Fault(
         _everything, KERNEL, "warp.gamma ? kCurve", "warp.gamma && !PLANTED ? kCurve"
     ),
     "a short curve": Fault(_everything, KERNEL, "i < kCurve; i", "i < kCurve - PLANTED; i"),
     "tile misses an occluder": Fault(_everything, KERNEL, "du = kHalf * (", "du = (PLANTED ? 0 : kHalf) * ("),
-    "one occluder too few": Fault(_everything, KERNEL, "valid && k < end;", "valid && k < end - PLANTED;"),
+    "one occluder too few": Fault(
+        _everything, KERNEL, "valid && i < last; ++i) {", "valid && i < last - PLANTED; ++i) {"
+    ),
     "row of tiles": Fault(
-        _sizes, KERNEL, "in_patch / tiles.across}", "in_patch / (PLANTED ? tiles.down : tiles.across)}"
+        _sizes,
+        KERNEL,
+        "in_patch / tiles.runs * kTile",
+        "in_patch / (PLANTED ? tiles.down : tiles.runs) * kTile",
+    ),
+    "runs that overlap": Fault(
+        _sizes, KERNEL, "% tiles.runs * tiles.run;", "% tiles.runs * (tiles.run - PLANTED);"
+    ),
+    "a tile too few": Fault(
+        _everything,
+        KERNEL,
+        "min(begin + tiles.run, tiles.across)",
+        "min(begin + tiles.run, tiles.across) - (PLANTED && tiles.run > 1)",
     ),
     "rows below the patch": Fault(
-        _sizes, KERNEL, "% kTile >= warp.height", "% kTile >= warp.height + PLANTED"
+        _sizes, KERNEL, "row % kTile >= rows ||", "row % kTile >= rows + PLANTED ||"
     ),
-    "columns beside the patch": Fault(
-        _sizes, KERNEL, "left < kLength ? static_cast", "left + PLANTED < kLength ? PLANTED + static_cast"
+    "columns beside the patch": Fault(_sizes, KERNEL, "- x), kLength)", "- x + PLANTED), kLength)"),
+    "vectors at any address": Fault(
+        _sizes, KERNEL, "(first) % 16 == 0 &&", "(first) % 16 * !PLANTED == 0 &&"
     ),
-    "vectors beside the patch": Fault(
-        _sizes, KERNEL, "if (column + kVec <= length &&", "if ((PLANTED || column + kVec <= length) &&"
-    ),
-    "vectors at any address": Fault(_sizes, KERNEL, "(to) % 16 == 0", "(to) % 16 * !PLANTED == 0"),
+    "rows of any length": Fault(_sizes, KERNEL, "kPixel % kVec == 0;", "kPixel % kVec * !PLANTED == 0;"),
     "region not looked at": Fault(
         _unfit,
         KERNEL,
-        "valid = fits(warp.regions, patch, 3);",
-        "valid = PLANTED || fits(warp.regions, patch, 3);",
+        "bool valid = fits(warp.regions, patch, 3);",
+        "bool valid = PLANTED || fits(warp.regions, patch, 3);",
     ),
     "occluder not looked at": Fault(
-        _unfit, KERNEL, "fits(warp.occluders, k, 4);", "PLANTED || fits(warp.occluders, k, 4);"
+        _unfit,
+        KERNEL,
+        "valid = fits(warp.occluders, i, 4);",
+        "valid = PLANTED || fits(warp.occluders, i, 4);",
     ),
     "number of occluders not looked at": Fault(
         _unfit, KERNEL, "end <= warp.occluders.count;", "(PLANTED || end <= warp.occluders.count);"
     ),
     "first occluder not looked at": Fault(_unfit, KERNEL, "0 <= begin &&", "(PLANTED || 0 <= begin) &&"),
     "falling occluders": Fault(_unfit, KERNEL, "begin <= end &&", "(PLANTED || begin <= end) &&"),
-    "zero instead of NaN": Fault(_unfit, KERNEL, ": NAN}", ": PLANTED ? 0 : NAN}"),
-    "no height": Fault(_unfit, RECORD, "height >= 1 &&", "height >= 1 - 2 * PLANTED &&"),
+    "zero instead of NaN": Fault(_unfit, KERNEL, ": NAN})", ": PLANTED ? 0 : NAN})"),
+    "no height": Fault(_unfit, RECORD, "height >= 1 &&", "(PLANTED || height >= 1) &&"),
     "no width": Fault(_unfit, RECORD, "width >= 1 &&", "(PLANTED || width >= 1) &&"),
     "negative offset": Fault(_unfit, RECORD, "offset >= 0 &&", "(PLANTED || offset >= 0) &&"),
     "bytes in 32 bits": Fault(

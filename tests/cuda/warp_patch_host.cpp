@@ -25,7 +25,8 @@ struct Request {
   int64_t bytes, count;                    // of the regions
   int64_t occluder_bytes, occluder_count;  // the count is negative where there are none
   int64_t has_color, has_gamma;
-  int64_t shift;  // bytes by which the buffers of pixels and, in elements, the patches lie off an aligned address
+  int64_t multiprocessors;
+  int64_t shift;  // off an aligned address: bytes of the buffers of pixels, elements of the patches
 };
 
 [[noreturn]] void fail(const char* why) {
@@ -51,7 +52,8 @@ class Input {
   const T* array(int64_t count, int64_t shift = 0) {
     arrays_.push_back(allocate(count * sizeof(T), shift, 0xff));
     char* const start = arrays_.back().get() + shift;
-    if (fread(start, sizeof(T), count, stdin) != static_cast<size_t>(count)) fail("the request ends too early");
+    if (fread(start, sizeof(T), count, stdin) != static_cast<size_t>(count))
+      fail("the request ends too early");
     return reinterpret_cast<const T*>(start);
   }
   Pictures pictures(int64_t bytes, int64_t count, int64_t shift) {
@@ -71,6 +73,7 @@ class Input {
 int serve() {
   Input input;
   const Request r = *input.array<Request>(1);
+  emulator::device.multiprocessors = static_cast<int>(r.multiprocessors);
   Warp warp = {};
   warp.batch = r.batch, warp.height = r.height, warp.width = r.width;
   warp.output = static_cast<Output>(r.output);

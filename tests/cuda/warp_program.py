@@ -37,6 +37,7 @@ def execute(
     bgr: bool = False,
     dtype: torch.dtype = torch.float32,
     channels_last: bool = False,
+    multiprocessors: int = 132,
     shift: int = 0,
     fault: int = 0,
 ) -> Tensor:
@@ -46,7 +47,7 @@ def execute(
     numbers = (
         *(batch, *size, OUTPUTS.index(dtype), bgr, antialias, channels_last, len(pixels), batch),
         *((0, -1) if over is None else (len(over.pixels), len(over.offsets))),
-        *(color is not None, gamma is not None, shift),
+        *(color is not None, gamma is not None, multiprocessors, shift),
     )
     tables = [pixels, offsets, sizes, affine, *(over or ()), color, gamma]
     request = struct.pack(f"{len(numbers)}q6f", *numbers, *mean, *std)
