@@ -191,19 +191,20 @@ struct Finished {
   /// Writes the part of a tile that lies in the patch; its first px is (x, y).
   static __device__ __forceinline__ void write(const Element* tile, const Warp& warp, int patch, int x,
                                                int y) {
-    Element* const first = static_cast<Element*>(warp.patches) + 3 * (patch * warp.height) * warp.width +
-                           (y * warp.width + x) * kPixel;
+    const int pitch = static_cast<int>(warp.width) * kPixel, rows = static_cast<int>(warp.height) - y;
+    const int64_t plane = warp.height * warp.width;
+    Element* const first =
+        static_cast<Element*>(warp.patches) + 3 * patch * plane + int64_t{y} * pitch + x * kPixel;
     // The tile starts at a multiple of 32 px, so vectors that start in the patch end in it.
-    const bool aligned = reinterpret_cast<uintptr_t>(first) % 16 == 0 && warp.width * kPixel % kVec == 0;
-    const int rows = static_cast<int>(warp.height) - y;
-    const int length = min(kPixel * (static_cast<int>(warp.width) - x), kLength);
+    const bool aligned = reinterpret_cast<uintptr_t>(first) % 16 == 0 && pitch % kVec == 0;
+    const int length = min(pitch - x * kPixel, kLength);
 #pragma unroll
     for (int start = 0; start < kRows * kVectors; start += kThreads) {
       const int i = start + static_cast<int>(threadIdx.x), row = i / kVectors, column = i % kVectors * kVec;
       if (i >= kRows * kVectors || row % kTile >= rows || column >= length) continue;
       const Element* const from = tile + row * kStride + column;
-      Element* const to = first + row % kTile * warp.width * kPixel + column +
-                          (kChannelsLast ? 0 : row / kTile * warp.height * warp.width);
+      Element* const to =
+          first + int64_t{row % kTile} * pitch + column + (kChannelsLast ? 0 : row / kTile * plane);
       if (aligned) {
         Pack<Element, kVec>::load(from).store(to);
       } else {

@@ -135,10 +135,10 @@ def warp_patch(
 ) -> Tensor:
     """See :func:`warp_patch_reference`, its definition. It has no derivative.
 
-    Tables of a wrong shape or type are a RuntimeError. So are, on the CPU, a region or an occluder that has no
-    pixels, ends beyond its buffer or is larger than 2 GiB, and ``first`` that does not rise from 0 to at most K.
-    On CUDA, where looking would mean to wait for the device, a patch with such a region or occluder is NaN in
-    every pixel, and nothing is read outside of the buffers.
+    Tables of a wrong shape or type are a RuntimeError. So are, on the CPU, a region or an occluder that has
+    no pixels, ends beyond its buffer or is larger than 2 GiB, and ``first`` that does not rise from 0 to at
+    most K. On CUDA, where looking would mean to wait for the device, a patch with such a region or occluder
+    is NaN in every pixel, and nothing is read outside of the buffers.
     """
     color = None if color is None else _matrices(color)
     return torch.ops.ipr.warp_patch(

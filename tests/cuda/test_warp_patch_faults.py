@@ -175,11 +175,13 @@ FAULTS = {
     "rows below the patch": Fault(
         _sizes, KERNEL, "row % kTile >= rows ||", "row % kTile >= rows + PLANTED ||"
     ),
-    "columns beside the patch": Fault(_sizes, KERNEL, "- x), kLength)", "- x + PLANTED), kLength)"),
+    "columns beside the patch": Fault(
+        _sizes, KERNEL, "min(pitch - x * kPixel, kLength)", "min(pitch - x * kPixel + PLANTED, kLength)"
+    ),
     "vectors at any address": Fault(
         _sizes, KERNEL, "(first) % 16 == 0 &&", "(first) % 16 * !PLANTED == 0 &&"
     ),
-    "rows of any length": Fault(_sizes, KERNEL, "kPixel % kVec == 0;", "kPixel % kVec * !PLANTED == 0;"),
+    "rows of any length": Fault(_sizes, KERNEL, "pitch % kVec == 0;", "pitch % kVec * !PLANTED == 0;"),
     "region not looked at": Fault(
         _unfit,
         KERNEL,
