@@ -1,6 +1,6 @@
-"""Runs softmax_integral for a tool that watches its kernels: a sanitizer, a profiler.
+"""Runs the operators for a tool that watches their kernels: a sanitizer, a profiler.
 
-python -m bench.exercise small [--device cuda]   every type, layout and path on small volumes, checked
+python -m bench.exercise small [--device cuda]   every type, layout and path on small inputs, checked
 python -m bench.exercise large [--device cuda]   a training batch, once per type and layout
 """
 
@@ -9,12 +9,21 @@ from __future__ import annotations
 import argparse
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from bench.softmax_integral import DTYPES, Case, FromNetwork, make_logits
-from ipr.ops import IntegralResult, softmax_integral, softmax_integral_reference
+from bench.warp_patch_cuda import SIDE, draw
+from ipr.ops import (
+    IntegralResult,
+    Occluders,
+    softmax_integral,
+    softmax_integral_reference,
+    warp_patch,
+    warp_patch_reference,
+)
 
 # Fewer cells than threads; odd sizes; what 16 bytes divide and what not; one volume, which is split over
 # blocks; many; long axes; heat maps.
@@ -37,6 +46,9 @@ TOLERANCE = {
     torch.bfloat16: (5e-5, 1e-2),
     torch.float16: (5e-5, 2e-3),
 }
+
+
+PATCH_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def _channels_last(volumes: Tensor) -> Tensor:
@@ -116,6 +128,38 @@ def check(shape: tuple[int, ...], dtype: torch.dtype, layout: str, device: str) 
         assert error <= most, f"{name} of {list(shape)} {dtype} {layout} is wrong by {error}, allowed {most}"
 
 
+def check_patches(device: str, dtype: torch.dtype, channels_last: bool, everything: bool) -> None:
+    """warp_patch on regions of one px and more, the last at the end of its buffer; every option or none."""
+    shapes, size = ((1, 1), (40, 33), (7, 9), (31, 64)), (37, 70)
+    sizes = torch.tensor(shapes, dtype=torch.int32)
+    lengths = 3 * sizes.long().prod(1)
+    pixels = torch.randint(0, 256, (int(lengths.sum()),), dtype=torch.uint8)
+    turn = torch.tensor([[0.4, 0.3], [-0.3, 0.4]]) * torch.tensor([1.0, 1.0, 2.0, 3.0]).view(-1, 1, 1)
+    middle = sizes.flip(1)[..., None] / 2 - turn @ torch.tensor([[size[1] / 2], [size[0] / 2]])
+    affine = torch.cat([turn, middle], 2)
+    over = torch.randint(0, 256, (5, 6, 4), dtype=torch.uint8).flatten()
+    occluder = torch.tensor([[[0.3, 0, -4], [0, 0.3, -3]]])
+    where = torch.tensor([[5, 6]], dtype=torch.int32)
+    occluders = Occluders(
+        over, torch.zeros(1, dtype=torch.int64), where, occluder, torch.tensor([0, 0, 1, 1, 1])
+    )
+    options: dict[str, Any] = {"dtype": dtype, "channels_last": channels_last}
+    if everything:
+        options |= {"color": torch.rand(4, 3) + 0.5, "gamma": torch.tensor([1.0, 0.7, 1.3, 1.0])}
+        options |= {"occluders": occluders, "antialias": True, "bgr": True}
+    given = (pixels, lengths.cumsum(0) - lengths, sizes, affine)
+    there = {
+        name: value.to(device) if isinstance(value, Tensor) else value for name, value in options.items()
+    }
+    if everything:
+        there["occluders"] = Occluders(*(table.to(device) for table in occluders))
+    _poison(device)
+    rest = (size, [120.0] * 3, [60.0] * 3)
+    patches = warp_patch(*(table.to(device) for table in given), *rest, **there).cpu().float()
+    error = float((patches - warp_patch_reference(*given, *rest, **options).float()).abs().max()) * 60
+    assert error <= 1, f"patches {dtype} {channels_last=} {everything=} are wrong by {error} grey levels"
+
+
 def small(device: str) -> None:
     torch.manual_seed(0)
     combinations = list(itertools.product(SHAPES, TOLERANCE, LAYOUTS))
@@ -124,6 +168,10 @@ def small(device: str) -> None:
     if device == "cuda":
         torch.cuda.synchronize()
     print(f"{len(combinations)} combinations of shape, type and layout are right on {device}")
+    kinds = list(itertools.product(PATCH_DTYPES, (False, True), (False, True)))
+    for kind in kinds:
+        check_patches(device, *kind)
+    print(f"{len(kinds)} kinds of patches are right on {device}")
 
 
 def large(device: str, batch: int) -> None:
@@ -134,6 +182,11 @@ def large(device: str, batch: int) -> None:
         if device == "cuda":
             torch.cuda.synchronize()
         print(f"{list(logits.shape)} {name}{' channels_last' if channels_last else ''}", flush=True)
+    noise = torch.randint(0, 256, (SIDE, SIDE, 3), dtype=torch.uint8).numpy()
+    given = draw(noise, 8 * batch, device, 0)
+    for dtype, channels_last in itertools.product(PATCH_DTYPES[:2], (False, True)):
+        warp_patch(*given.packed(), dtype=dtype, channels_last=channels_last)
+        print(f"{8 * batch} patches {dtype}{' channels_last' if channels_last else ''}", flush=True)
 
 
 def main(words: list[str] | None = None) -> None:

@@ -124,13 +124,15 @@ stage_memcheck() { sanitize memcheck; }
 stage_racecheck() { sanitize racecheck; }
 
 stage_bench() {
+  local status=0
+  run "$PYTHON" -m bench.warp_patch --device cuda --rounds 15 --json "$OUT/warp_patch_cuda.json" || status=1
   # A case that has been started takes up to half a minute: most of it is torch.compile.
-  local enough=$((${STAGE_SECONDS:-LIMIT[bench]} - 90)) failed=0
+  local enough=$((${STAGE_SECONDS:-LIMIT[bench]} - 90 - SECONDS))
   run "$PYTHON" -m bench.softmax_integral --device cuda --rounds 15 --seconds "$enough" \
-    --json "$OUT/softmax_integral_cuda.json" || failed=1
+    --json "$OUT/softmax_integral_cuda.json" || status=1
   # Its table alone: there may be eight files.
-  run "$PYTHON" -m bench.train_step --device cuda --cases resnet50 --rounds 5 --seconds 30 || failed=1
-  return $failed
+  run "$PYTHON" -m bench.train_step --device cuda --cases resnet50 --rounds 5 --seconds 30 || status=1
+  return $status
 }
 
 stage_ncu() {
@@ -195,13 +197,14 @@ gate() {
   local name
   for name in tests memcheck racecheck; do carry_out "$name" & done
   wait
+  # At most eight files: one for both of the sanitizer's tools, and the device's few lines stand in the summary.
+  cat "$OUT/memcheck.log" "$OUT/racecheck.log" >"$OUT/sanitizer.log" && rm "$OUT/memcheck.log" "$OUT/racecheck.log"
   carry_out bench
   carry_out ncu
-  # At most eight files: the device's few lines stand in the summary.
   { cat "$OUT/device.log" && rm "$OUT/device.log" && summarise; } >"$OUT/summary.txt"
   local failed=$?
   [[ -f $OUT/tests.log ]] && grep -E '^(FAILED|ERROR) ' "$OUT/tests.log" | cut -c1-200 | head -n 20
-  [[ -f $OUT/bench.log ]] && sed -n '/^ours: /,$p' "$OUT/bench.log"
+  [[ -f $OUT/bench.log ]] && sed -n '/ patches  /,/^$/p; /^ours: /,$p' "$OUT/bench.log"
   [[ -f $OUT/ncu.log ]] && sed -n '/^kernel  /,$p' "$OUT/ncu.log"
   cat "$OUT/summary.txt"
   return $failed

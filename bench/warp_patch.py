@@ -1,6 +1,7 @@
 """warp_patch against the original's way and a good OpenCV way; what antialiasing is worth.
 
 python -m bench.warp_patch [--threads 1] [--rounds 9] [--json FILE]
+python -m bench.warp_patch --device cuda [--rounds 15] [--json FILE]     bench/warp_patch_cuda.py
 
 Crops of 500 px of a 1000x1000 picture become 256x256 patches, scaled by +-25 %, turned by +-60 degrees and
 every second one mirrored, as the training of the ECCV 2018 code does. The allocator keeps its memory.
@@ -18,14 +19,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench import common
+from bench import common, warp_patch_cuda
 from bench.common import Variant
 from bench.decode import photograph
 from ipr.geometry import crop_affine, invert_affine
 from ipr.ops import warp_patch, warp_patch_reference
 
 BATCH, SIDE, BOX, SIZE = 16, 1000, 500, (256, 256)
-MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]  # of ImageNet, in grey levels
+MEAN, STD = warp_patch_cuda.MEAN, warp_patch_cuda.STD
 
 
 def affines(zoom: float = 1.0) -> np.ndarray:
@@ -92,15 +93,16 @@ def antialiasing(image: np.ndarray) -> dict[str, float]:
     return {"bilinear": psnr(plain, truth), "antialias": psnr(smooth, truth)}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.warp_patch", description=__doc__.split("\n")[0])
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    common.use_warm_allocator()
-    torch.set_num_threads(options.threads)
-    cv2.setNumThreads(options.threads)
+def on_cuda(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    if not torch.cuda.is_available():
+        parser.error("torch sees no GPU")
+    print("\n".join(f"{name:26}{value}" for name, value in common.environment("cuda").items()))
+    results, more = warp_patch_cuda.run(photograph(warp_patch_cuda.SIDE), options.rounds)
+    if options.json:
+        common.add_to_json(options.json, "warp_patch", results, "cuda", more)
+
+
+def run_on_cpu(rounds: int, file: Path | None) -> None:
     image, maps = photograph(SIDE), affines()
     factors = np.random.default_rng(1).uniform(0.8, 1.2, (BATCH, 3)).astype(np.float32)
     color, given = torch.from_numpy(factors), arguments(image, maps)
@@ -114,9 +116,7 @@ def main() -> None:
         "ours, channels_last": partial(ours, channels_last=True),
         "ours, antialias": partial(ours, antialias=True),
     }
-    times = common.measure(
-        {name: Variant(lambda _, c=call: c()) for name, call in calls.items()}, options.rounds
-    )
+    times = common.measure({name: Variant(lambda _, c=call: c()) for name, call in calls.items()}, rounds)
     print("\n".join(f"{name:22}{value}" for name, value in common.environment().items()))
     print(f"\n{'per patch':22}      ms          IQR  original/it  good OpenCV/it")
     results: dict[str, dict[str, float]] = {}
@@ -133,8 +133,24 @@ def main() -> None:
         "\nboxes of twice the patch, PSNR: "
         + ", ".join(f"{name} {db:.1f} dB" for name, db in quality.items())
     )
-    if options.json:
-        common.add_to_json(options.json, "warp_patch", {"per patch": results, "psnr_db": quality})
+    if file:
+        common.add_to_json(file, "warp_patch", {"per patch": results, "psnr_db": quality})
+
+
+def main(words: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.warp_patch", description=__doc__.split("\n")[0])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args(words)
+    if options.device == "cuda":
+        on_cuda(parser, options)
+        return
+    common.use_warm_allocator()
+    torch.set_num_threads(options.threads)
+    cv2.setNumThreads(options.threads)
+    run_on_cpu(options.rounds, options.json)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,8 @@
 //                   bgr)
 //       -> patches [B,3,height,width]
 //     Crops, warps, occludes, colours and normalises regions of images; warp.h says what in which order, and
-//     ipr/ops/warp_patch.py what each argument is. Regions are RGB (BGR), occluders RGBA. CPU only as yet.
+//     ipr/ops/warp_patch.py what each argument is. Regions are RGB (BGR), occluders RGBA. A region or an
+//     occluder that is not within its buffer is an error on the CPU; on CUDA its patch is NaN.
 #pragma once
 
 extern "C" {

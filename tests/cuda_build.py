@@ -144,7 +144,9 @@ def main() -> int:
     faulty = [kernel for kernel in kernels if not kernel.faultless]
     for kernel in faulty:
         print(f"{kernel.name} on sm_{kernel.arch}: {kernel.stack} bytes stack, {kernel.spills} bytes spills")
-    operators = registered(FOLDER / "lib/libipr_ops.so", ["softmax_integral", "softmax_integral_backward"])
+    operators = registered(
+        FOLDER / "lib/libipr_ops.so", ["softmax_integral", "softmax_integral_backward", "warp_patch"]
+    )
     print(f"registered for CUDA: {operators}")
     return 0 if kernels and not faulty and all(operators.values()) else 1
 

@@ -12,7 +12,7 @@ from types import ModuleType
 
 import pytest
 
-from bench import exercise, gate, softmax_integral, train_step
+from bench import exercise, gate, softmax_integral, train_step, warp_patch
 from tests.test_readme import COMMANDS
 
 ROOT = Path(__file__).parents[1]
@@ -50,7 +50,8 @@ def test_dry_run_names_what_exists(commands: str) -> None:
     ]
     python = re.escape(sys.executable)
     modules = re.findall(rf"{python} -m ([\w.]+)", commands)
-    assert {"bench.gate", "bench.exercise", "bench.softmax_integral", "ipr.ops", "pytest"} <= set(modules)
+    benches = {"bench.softmax_integral", "bench.warp_patch"}
+    assert {"bench.gate", "bench.exercise", "ipr.ops", "pytest"} | benches <= set(modules)
     for module in set(modules) - {"pytest"}:
         path = ROOT.joinpath(*module.split("."))
         assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), module
@@ -59,7 +60,7 @@ def test_dry_run_names_what_exists(commands: str) -> None:
         assert argument in commands.replace("\\", "")
 
 
-@pytest.mark.parametrize("module", [softmax_integral, exercise, train_step])
+@pytest.mark.parametrize("module", [softmax_integral, warp_patch, exercise, train_step])
 def test_dry_run_gives_options_that_the_programs_have(
     module: ModuleType, commands: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

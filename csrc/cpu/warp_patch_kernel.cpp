@@ -221,15 +221,6 @@ void finish_row(const Warp& warp, int64_t patch, const float* curve, float* cons
   }
 }
 
-/// Region px per patch px, along the patch's longer axis: how many samples per axis cover them.
-int samples_of(const float* m) {
-  const float x = m[0] * m[0] + m[3] * m[3], y = m[1] * m[1] + m[4] * m[4];
-  const float squared = x > y ? x : y;
-  int samples = 1;
-  while (samples < kMostSamples && static_cast<float>(samples * samples) * 1.02f < squared) ++samples;
-  return samples;
-}
-
 void warp_rows(const Warp& warp, int64_t patch, int64_t begin, int64_t end, void* scratch) {
   const Picture region(warp.regions, patch);
   const int64_t stride = (warp.width + kLanes - 1) / kLanes * kLanes;

@@ -2,17 +2,32 @@
 #include "cpu/warp_patch.h"
 
 #include "ops/tensor.h"
+#ifdef USE_CUDA
+#include "cuda/warp_patch.h"
+#endif
 
 namespace ipr {
 namespace {
 
-void check_table(const char* name, const Tensor& table, const Tensor& pixels, ScalarType dtype,
-                 std::initializer_list<int64_t> sizes, const char* layout) {
-  bool fits = table.dim() == static_cast<int64_t>(sizes.size()) && table.scalar_type() == dtype;
+const char* name_of(ScalarType dtype) {
+  return dtype == ScalarType::Byte   ? "uint8"
+         : dtype == ScalarType::Int  ? "int32"
+         : dtype == ScalarType::Long ? "int64"
+                                     : "float32";
+}
+
+void check_table(const std::string& name, const Tensor& table, const Tensor& pixels, ScalarType dtype,
+                 std::initializer_list<int64_t> sizes, const char* meaning) {
+  bool shaped = table.dim() == static_cast<int64_t>(sizes.size());
   int64_t axis = 0;
-  for (const int64_t size : sizes) fits = fits && table.size(axis++) == size;
-  STD_TORCH_CHECK(fits, "warp_patch: ", name, " must be ", layout, ", got sizes ", text(table),
-                  ", or has another type");
+  std::string wanted;
+  for (const int64_t size : sizes) {
+    shaped = shaped && table.size(axis++) == size;
+    wanted += (wanted.empty() ? "" : ", ") + std::to_string(size);
+  }
+  const bool typed = table.scalar_type() == dtype;
+  STD_TORCH_CHECK(shaped && typed, "warp_patch: ", name, " must be ", name_of(dtype), " [", wanted, "], ",
+                  meaning, "; got sizes ", text(table), typed ? "" : " and another type");
   STD_TORCH_CHECK(same_device(table, pixels), "warp_patch: ", name, " is on another device than pixels");
 }
 
@@ -24,37 +39,40 @@ struct Packed {
         offsets(torch::stable::contiguous(offsets)),
         sizes(torch::stable::contiguous(sizes)),
         affine(torch::stable::contiguous(affine)),
-        count(offsets.dim() == 1 ? offsets.size(0) : -1) {
+        count(offsets.numel()) {
     const std::string prefix = name;
-    check_table((prefix + "pixels").c_str(), pixels, pixels, ScalarType::Byte, {pixels.numel()},
-                "uint8 [bytes]");
-    check_table((prefix + "offsets").c_str(), offsets, pixels, ScalarType::Long, {count},
-                "int64, one per picture");
-    check_table((prefix + "sizes").c_str(), sizes, pixels, ScalarType::Int, {count, 2},
-                "int32 (height, width) per picture");
-    check_table((prefix + "affine").c_str(), affine, pixels, ScalarType::Float, {count, 2, 3},
-                "float32 [2, 3] per picture, patch px -> its px");
-    check_bounds(prefix, channels);
+    check_table(prefix + "pixels", pixels, pixels, ScalarType::Byte, {pixels.numel()}, "pictures in a row");
+    check_table(prefix + "offsets", offsets, pixels, ScalarType::Long, {count},
+                "the first byte of each picture");
+    check_table(prefix + "sizes", sizes, pixels, ScalarType::Int, {count, 2},
+                "(height, width) of each picture");
+    check_table(prefix + "affine", affine, pixels, ScalarType::Float, {count, 2, 3},
+                "patch px -> px of each picture");
+    if (!pixels.is_cuda()) check_bounds(prefix, channels);
   }
 
+  /// On the host: the device's tables are looked at by the kernel.
   void check_bounds(const std::string& prefix, int64_t channels) const {
-    const auto* const offset = static_cast<const int64_t*>(offsets.data_ptr());
-    const auto* const size = static_cast<const int32_t*>(sizes.data_ptr());
+    const Pictures all = pictures();
     for (int64_t i = 0; i < count; ++i) {
-      const int64_t height = size[2 * i], width = size[2 * i + 1];
-      STD_TORCH_CHECK(height >= 1 && width >= 1 && offset[i] >= 0, "warp_patch: each picture of ", prefix,
-                      "pixels needs a height and width of at least 1 and an offset from 0; number ", i,
-                      " has ", height, ", ", width, " and ", offset[i]);
-      STD_TORCH_CHECK(height * width * channels <= INT32_MAX, "warp_patch: picture ", i, " of ", prefix,
+      if (fits(all, i, channels)) continue;
+      const int64_t height = all.sizes[2 * i], width = all.sizes[2 * i + 1];
+      STD_TORCH_CHECK(height >= 1 && width >= 1 && all.offsets[i] >= 0, "warp_patch: each picture of ",
+                      prefix, "pixels needs a height and width of at least 1 and an offset from 0; number ",
+                      i, " has ", height, ", ", width, " and ", all.offsets[i]);
+      STD_TORCH_CHECK(height * width <= INT32_MAX / channels, "warp_patch: picture ", i, " of ", prefix,
                       "pixels, ", height, " x ", width, ", is larger than 2 GiB");
-      STD_TORCH_CHECK(offset[i] + height * width * channels <= pixels.numel(), "warp_patch: picture ", i,
-                      " of ", prefix, "pixels ends beyond the ", pixels.numel(), " bytes there are");
+      STD_TORCH_CHECK(false, "warp_patch: picture ", i, " of ", prefix, "pixels ends beyond the ", all.bytes,
+                      " bytes there are");
     }
   }
 
   Pictures pictures() const {
-    return {static_cast<const uint8_t*>(pixels.data_ptr()), pixels.numel(),
-            static_cast<const int64_t*>(offsets.data_ptr()), static_cast<const int32_t*>(sizes.data_ptr()),
+    return {static_cast<const uint8_t*>(pixels.data_ptr()),
+            pixels.numel(),
+            count,
+            static_cast<const int64_t*>(offsets.data_ptr()),
+            static_cast<const int32_t*>(sizes.data_ptr()),
             static_cast<const float*>(affine.data_ptr())};
   }
 
@@ -94,12 +112,13 @@ Tensor warp_patch(const Tensor& pixels, const Tensor& offsets, const Tensor& siz
   }
   std::optional<Tensor> colors, gammas, firsts;
   if (color.has_value()) {
-    check_table("color", *color, pixels, ScalarType::Float, {warp.batch, 3, 4}, "float32 [B, 3, 4]");
+    check_table("color", *color, pixels, ScalarType::Float, {warp.batch, 3, 4},
+                "3 x 3 matrices and offsets, or float32 [B, 3], factors");
     colors = torch::stable::contiguous(*color);
     warp.color = static_cast<const float*>(colors->data_ptr());
   }
   if (gamma.has_value()) {
-    check_table("gamma", *gamma, pixels, ScalarType::Float, {warp.batch}, "float32 [B]");
+    check_table("gamma", *gamma, pixels, ScalarType::Float, {warp.batch}, "exponents");
     gammas = torch::stable::contiguous(*gamma);
     warp.gamma = static_cast<const float*>(gammas->data_ptr());
   }
@@ -110,11 +129,11 @@ Tensor warp_patch(const Tensor& pixels, const Tensor& offsets, const Tensor& siz
                     "warp_patch: occluders need pixels, offsets, sizes, affine and first, or none of them");
     occluders.emplace("occluder_", *occluder_pixels, *occluder_offsets, *occluder_sizes, *occluder_affine, 4);
     check_table("first_occluder", *first_occluder, pixels, ScalarType::Long, {warp.batch + 1},
-                "int64 [B + 1]");
+                "[B + 1] numbers of occluders");
     STD_TORCH_CHECK(same_device(*occluder_pixels, pixels), "warp_patch: the occluders are on another device");
     firsts = torch::stable::contiguous(*first_occluder);
     const auto* const first = static_cast<const int64_t*>(firsts->data_ptr());
-    for (int64_t i = 0; i < warp.batch; ++i) {
+    for (int64_t i = 0; !pixels.is_cuda() && i < warp.batch; ++i) {
       STD_TORCH_CHECK(0 <= first[i] && first[i] <= first[i + 1] && first[i + 1] <= occluders->count,
                       "warp_patch: first_occluder must rise from 0 to at most the ", occluders->count,
                       " occluders there are; at ", i, " it is ", first[i], " and then ", first[i + 1]);
@@ -129,6 +148,13 @@ Tensor warp_patch(const Tensor& pixels, const Tensor& offsets, const Tensor& siz
   Tensor patches = empty<4>(pixels, shape, strides, dtype);
   if (warp.batch == 0) return patches;
   warp.patches = patches.data_ptr();
+#ifdef USE_CUDA
+  if (pixels.is_cuda()) {
+    const OnDevice device(pixels);
+    check_cuda(cuda::warp_patch(warp, device.stream), "warp_patch");
+    return patches;
+  }
+#endif
   STD_TORCH_CHECK(cpu::current_isa() != cpu::Isa::kNone,
                   "IPR_ISA names an instruction set that this build or this CPU lacks");
   cpu::warp_patch(warp, parallel_for);
@@ -147,3 +173,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(ipr, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(ipr, CPU, m) { m.impl("warp_patch", TORCH_BOX(&ipr::warp_patch)); }
+
+#ifdef USE_CUDA
+STABLE_TORCH_LIBRARY_IMPL(ipr, CUDA, m) { m.impl("warp_patch", TORCH_BOX(&ipr::warp_patch)); }
+#endif

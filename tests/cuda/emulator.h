@@ -256,3 +256,17 @@ template <class T>
 void __stcs(T* to, T value) {
   *to = value;
 }
+
+/// Bytes of x (0 to 3) and y (4 to 7), chosen by the selector's lowest digits of 4 bits.
+inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector) {
+  const uint64_t both = uint64_t{y} << 32 | x;
+  unsigned result = 0;
+  for (int i = 0; i < 4; ++i) {
+    result |= static_cast<unsigned>(both >> (8 * (selector >> (4 * i) & 7)) & 255) << (8 * i);
+  }
+  return result;
+}
+/// The low word of high:low, shifted to the right by `shift` modulo 32.
+inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned shift) {
+  return static_cast<unsigned>((uint64_t{high} << 32 | low) >> (shift % 32));
+}
