@@ -13,7 +13,7 @@ SOURCES = sorted((ROOT / "ipr").rglob("*.py"))
 # From the bottom up. A module may import its own layer and those before it.
 LAYERS = (
     {"_distribution", "types", "choices", "ops", "nn"},
-    {"strict_yaml", "config", "skeleton", "geometry", "images", "distributed", "sampler"},
+    {"strict_yaml", "config", "skeleton", "geometry", "images", "shard", "distributed", "sampler"},
     {"datasets", "backbones", "heads", "losses", "metrics", "augment"},
     {"model", "loader", "cache", "decode", "checkpoint"},
     {"engine", "resume", "validation", "runlog", "visualize", "cli"},
