@@ -80,7 +80,7 @@ def load_table(
     """The rows of one dataset; ``name`` is its dotted path, ``augment`` what its warps are drawn from.
 
     Where ``data.cache`` is "", the crops of procedural sets are stored in ``cache``; where it is a directory,
-    all sets' are stored there. The directory's part in their folders' names tells sets and settings apart.
+    those of all sets are stored there, in a folder per set and settings.
     """
     table: PoseTable = run.data.located(dataset).build()
     if len(table) == 0:
