@@ -84,7 +84,9 @@ class DataConfig:
     valid: Dataset = field(default_factory=_part("datasets", "synthetic", split="valid", count=1000))
     batch: int = 64  # people per step of one process: N processes take steps of N x batch, at the same lr
     workers: int = 0  # loader processes; 0 reads in the training process
-    cache: bool = True  # render a procedural set once into a file and train from that
+    # Where crops are stored once and read from: "" those of procedural sets in the run's own directory; a
+    # directory those of all sets, for all runs that name it; "off" none.
+    cache: str = ""
     # In training, a row that cannot be loaded is an error, or counted, logged and replaced by another of its
     # table. Evaluation, which has no other rows, always stops.
     on_error: Literal["raise", "skip"] = "skip"
@@ -96,6 +98,8 @@ class DataConfig:
         require(self.batch >= 1, "batch", self.batch, "at least 1")
         require(self.workers >= 0, "workers", self.workers, "at least 0")
         require(0 <= self.max_failures <= 1, "max_failures", self.max_failures, "a share in 0..1")
+        # What it was before it could be a directory; in quotes, as the reader wants text
+        require(self.cache not in ("true", "false"), "cache", self.cache, "'', 'off' or a directory")
 
     def located(self, dataset: Any) -> Any:
         """The dataset's Config with its folder under ``root``; one without a folder comes back as it is."""
@@ -221,5 +225,11 @@ def override(config: RunConfig, overrides: Sequence[str], origins: Origins | Non
 
 
 def from_dict(tree: dict[str, Any], origin: str = "") -> RunConfig:
-    """The run that ``to_dict`` wrote, checked like a file; ``origin`` is what messages call it."""
+    """The run that ``to_dict`` wrote, checked like a file; ``origin`` is what messages call it.
+
+    Of an earlier version, ``data.cache`` is true or false, which are now "" and "off".
+    """
+    data = tree.get("data")
+    if isinstance(data, dict) and isinstance(data.get("cache"), bool):
+        tree = tree | {"data": data | {"cache": "" if data["cache"] else "off"}}
     return typing.cast(RunConfig, build(RunConfig, tree, (), Origins({(): origin})))

@@ -42,13 +42,12 @@ def train(
     out: Path,
     *,
     resume: bool = False,
-    cache: Path | None = None,
     group: Group = ALONE,
 ) -> Outcome:
     """Train to the end of the schedule.
 
-    The run's files go to ``out``, rendered crops to ``cache`` (default: out/cache). ``resume``
-    continues from out/latest.pt as if the run had never stopped. All processes of the group call it alike.
+    The run's files go to ``out``. ``resume`` continues from out/latest.pt as if the run had never stopped.
+    All processes of the group call it alike.
     """
     run = validation.settle(run)
     refuse_blind_loss(run)
@@ -65,7 +64,7 @@ def train(
 
     group.from_main(begin)
     try:
-        data = group.main_first(lambda: validation.load_data(run, cache or out / "cache"))
+        data = group.main_first(lambda: validation.load_data(run, out / "cache"))
         trainer = Trainer(run, out, data, group)
         if saved is not None:
             trainer.restore(saved)

@@ -33,7 +33,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--config", type=Path, help="configuration to use instead of the checkpoint's own")
     parser.add_argument("--json", type=cli.new_file, help="write the scores to this file")
     parser.add_argument("--save", type=cli.new_file, help="write the poses to this .npz file")
-    parser.add_argument("--cache", type=Path, help="directory of rendered crops (default: none is kept)")
     options = parser.parse_intermixed_args(arguments)
     files, overrides = cli.split_words(options.words)
     if not files:
@@ -57,7 +56,7 @@ def evaluate(options: argparse.Namespace, files: list[str], overrides: list[str]
     device = validation.pick_device()
     networks = [model.load_network(file, own).to(device) for file, own in zip(files, runs, strict=True)]
     with tempfile.TemporaryDirectory() as temporary:
-        cache = group.from_main(lambda: options.cache or Path(temporary))
+        cache = group.from_main(lambda: Path(temporary))
         table = group.main_first(lambda: validation.load_valid(run, cache))
         length = states[0].get("decoding", {}).get("mean_bone_length_mm")
         poses = validation.predict(networks, table, run, flip=flip, mean_bone_length_mm=length, group=group)

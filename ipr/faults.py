@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ipr.geometry import good_boxes
+from ipr.geometry import crop_box, good_boxes
 from ipr.types import PoseTable
 
 
@@ -32,6 +32,26 @@ def fault(table: PoseTable, row: int) -> str:
         f"its label of joint {table.skeleton.joints[joint]!r} is {labels[joint].tolist()} (x, y, depth) with "
         f"the weights {weight[joint].tolist()}: need finite numbers, or the weight 0 where one is missing"
     )
+
+
+def refuse_faulty(table: PoseTable, name: str) -> None:
+    """ValueError where a row of the table, which messages call ``name``, is faulty."""
+    faulty = np.flatnonzero(faulty_rows(table))
+    if len(faulty):
+        row, more = int(faulty[0]), len(faulty) - 1
+        raise ValueError(
+            f"row {row} of {name}, {table.image.name(row)}: {fault(table, row)}"
+            f"{f'; so have {more} more rows bad boxes or labels' if more else ''}"
+        )
+
+
+def crops_of(table: PoseTable, aspect: float) -> np.ndarray:
+    """[N, 4] (cx, cy, width, height) px, the rows' crops for patches of width / height = ``aspect``.
+
+    Of a faulty row's box there may be none: a made-up one, which nobody loads, stands there.
+    """
+    boxes = np.where(faulty_rows(table)[:, None], 1.0, table.boxes_xywh)
+    return crop_box(boxes, table.box_rule, aspect)
 
 
 def refuse_outside(box_xywh: np.ndarray, image_size: tuple[int, int]) -> None:

@@ -143,11 +143,14 @@ class FileImages:
         rgb = cv2.cvtColor(block, cv2.COLOR_BGR2RGB)
         return Pixels(rgb, (left * step + middle, top * step + middle), 1 / step)
 
-    def fingerprint(self) -> str:
-        """Changes with the names, sizes and times of the files: whoever replaces one is noticed."""
+    def fingerprint(self, rows: range | None = None) -> str:
+        """Changes with the names, sizes and times of the files of the rows (None: of all).
+
+        Whoever replaces a file is noticed.
+        """
         digest = hashlib.sha256()
         last = ""
-        for row in range(len(self)):
+        for row in range(len(self)) if rows is None else rows:
             path = self.name(row)
             if path != last:  # the people of an image mostly follow one another
                 try:

@@ -17,8 +17,8 @@ from ipr import ops, transfer
 from ipr.augment import draw
 from ipr.config import AugmentConfig, DepthConfig, PatchConfig
 from ipr.distributed import ALONE, Group
-from ipr.faults import fault, faulty_rows, refuse_outside
-from ipr.geometry import apply_affine, clip_region, crop_box, img_to_norm, invert_affine
+from ipr.faults import crops_of, fault, faulty_rows, refuse_faulty, refuse_outside
+from ipr.geometry import apply_affine, clip_region, img_to_norm, invert_affine
 from ipr.images import ImageError
 from ipr.sampler import MixConfig, counts, epoch_rows, replacements
 from ipr.types import Batch, Failure, Pixels, PoseTable, Region, Skeleton, Warp
@@ -103,19 +103,10 @@ class Mix(Dataset[Batch]):
                 )
         aspect = patch.width / patch.height
         self.faulty = [faulty_rows(table) for table in self.tables]
-        for index, faulty in enumerate(self.faulty):
-            if on_error == "raise" and faulty.any():
-                local = int(faulty.argmax())
-                first = self._failure(index, local, ValueError(fault(self.tables[index], local)))
-                more = faulty.sum() - 1
-                raise ValueError(
-                    f"{first}{f'; so have {more} more rows bad boxes or labels' if more else ''}"
-                )
-        # Of a faulty row's box there may be no crop: a made-up one, which nobody reads, stands there.
-        self.crops = [
-            crop_box(np.where(faulty[:, None], 1.0, table.boxes_xywh), table.box_rule, aspect)
-            for table, faulty in zip(self.tables, self.faulty, strict=True)
-        ]
+        for index, table in enumerate(self.tables):
+            if on_error == "raise":
+                refuse_faulty(table, f"table {index}")
+        self.crops = [crops_of(table, aspect) for table in self.tables]
         self.occlusion = None if augment is None else augment.occlusion.build(patch.size)
         self.first = np.cumsum([0, *(len(table) for table in self.tables)])
 

@@ -39,6 +39,8 @@ def refuse_other_config(run: RunConfig, saved: Mapping[str, Any], out: Path) -> 
     # Through the schema: what the file's version did not know yet had its default then.
     then = _flat(config.to_dict(config.from_dict(dict(saved), str(out / "latest.pt"))))
     now = _flat(config.to_dict(run))
+    for flat in (then, now):  # a cache may be somewhere else, but its pixels are not quite the files' own
+        flat["data.cache"] = flat["data.cache"] if flat["data.cache"] in ("", "off") else "a directory"
     fixed = {*now, *then} - {*MOVABLE, "data.batch"}  # for the batch see refuse_other_steps
     differing = [key for key in sorted(fixed) if now.get(key) != then.get(key)]
     if differing:

@@ -32,9 +32,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--resume", action="store_true", help="continue the run in --out, or the latest default one"
     )
-    parser.add_argument(
-        "--cache", type=Path, help="directory of rendered crops, may be shared by runs (default: in --out)"
-    )
     options = parser.parse_intermixed_args(arguments)
     files, overrides = cli.split_words(options.words)
     if len(files) > 1:
@@ -52,14 +49,11 @@ def train(options: argparse.Namespace, files: list[str], overrides: list[str], g
     else:
         run = config.load(files[0] if files else None, overrides)
     try:
-        outcome = engine.train(run, out, resume=options.resume, cache=options.cache, group=group)
+        outcome = engine.train(run, out, resume=options.resume, group=group)
     except KeyboardInterrupt:
         if not (out / "latest.pt").exists():
             raise
-        cache = ["--cache", str(options.cache)] if options.cache else []
-        command = shlex.join(
-            [*distributed.launcher(), "-m", "ipr.train", "--resume", "--out", str(out), *cache]
-        )
+        command = shlex.join([*distributed.launcher(), "-m", "ipr.train", "--resume", "--out", str(out)])
         raise KeyboardInterrupt(f"continue with {command}") from None
 
     if not group.is_main:

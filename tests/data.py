@@ -34,8 +34,9 @@ class ArrayImages:
     def name(self, row: int) -> str:
         return f"picture {row}"
 
-    def fingerprint(self) -> str:
-        return f"{self.images.shape} {int(self.images.astype(np.int64).sum())}"
+    def fingerprint(self, rows: range | None = None) -> str:
+        images = self.images if rows is None else self.images[rows.start : rows.stop]
+        return f"{images.shape} {int(images.astype(np.int64).sum())}"
 
 
 def tensors(batch: Batch) -> list[Tensor]:

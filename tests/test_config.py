@@ -91,7 +91,9 @@ def test_a_choice_starts_from_its_own_defaults(tmp_path: Path) -> None:
         ("optimizer: {lr: 1e999}", 1, ["optimizer.lr: expected a finite number"]),
         ("optimizer: {lr: .inf}", 1, ["optimizer.lr: expected a number"]),
         ("seed: 010", 1, ["seed: expected a whole number, got text ('010')"]),
-        ("data: {cache: yes}", 1, ["data.cache: expected true or false, got text ('yes')"]),
+        ("model: {channels_last: yes}", 1, ["model.channels_last: expected true or false, got text ('yes')"]),
+        ("data: {cache: false}", 1, ["data.cache: expected text, got true or false (False), write it in"]),
+        ("data: {cache: 'false'}", 1, ["data.cache: 'false' given, must be '', 'off' or a directory"]),
         (
             "data: {root: 2017}",
             1,
@@ -286,6 +288,14 @@ def test_from_dict_is_strict() -> None:
         config.from_dict(tree)
     with pytest.raises(ConfigError, match=r"^run/latest\.pt: data\.train\.0\.colour: unknown key"):
         config.from_dict(tree, "run/latest.pt")
+
+
+def test_a_cache_of_an_earlier_version_was_on_or_off() -> None:
+    for before, now in ((True, ""), (False, "off")):
+        tree = config.to_dict(RunConfig())
+        tree["data"]["cache"] = before
+        assert config.from_dict(tree).data.cache == now
+        assert tree["data"]["cache"] is before
 
 
 def test_data_root(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,7 @@ def on_synthetic_data(name: str, batch: int = 2) -> RunConfig:
     rows = f"{{name: synthetic, count: 2, depth_unit: {unit}, seed: %d}}"
     mix = ", ".join(rows % seed for seed in range(len(run.data.train)))
     overrides = [f"data.train=[{mix}]", f"data.valid={rows % 9}", "data.valid.split=valid"]
-    overrides += [f"data.batch={batch}", "data.workers=0", "data.cache=false", "model.backbone.weights="]
+    overrides += [f"data.batch={batch}", "data.workers=0", "data.cache=off", "model.backbone.weights="]
     return config.load(CONFIGS[name], overrides)
 
 

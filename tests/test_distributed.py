@@ -40,7 +40,7 @@ def launch(processes: int, out: Path, *words: str, fault: str = "", save_every: 
     command = [sys.executable, "-m", *(started if processes > 1 else []), "tests.frozen_train"]
     settings = {"OMP_NUM_THREADS": "1", "IPR_TEST_SAVE_EVERY": str(save_every)}
     done = subprocess.run(
-        [*command, "--out", str(out), "--cache", str(out.parent / "cache"), *words],
+        [*command, "--out", str(out), f"data.cache={out.parent / 'cache'}", *words],
         cwd=ROOT,
         env=os.environ | settings | ({"IPR_TEST_FAULT": fault} if fault else {}),
         stdout=subprocess.DEVNULL,

@@ -9,14 +9,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
 from ipr import checkpoint, config, engine, loader, ops, resume, runlog, validation
-from ipr.config import ConfigError, OptimizerConfig, ScheduleConfig
+from ipr.cache import CropCache
+from ipr.config import AugmentConfig, ConfigError, OptimizerConfig, PatchConfig, ScheduleConfig
 from ipr.distributed import Group
 from ipr.engine import Trainer, learning_rate
+from ipr.images import FileImages
 from ipr.loader import Mix
 from ipr.metrics.mpjpe import mpjpe, root_relative
 from ipr.runlog import RunLog
@@ -188,6 +191,16 @@ def test_other_people_per_step_are_not_resumed(tmp_path: Path) -> None:
         resume.refuse_other_steps(run, saved, tmp_path, Group(0, 2))
 
 
+def test_a_resumed_run_may_have_its_cache_elsewhere(tmp_path: Path) -> None:
+    saved = config.to_dict(tiny_run("data.cache=there"))
+    resume.refuse_other_config(tiny_run("data.cache=here"), saved, tmp_path)
+    for other in ("off", ""):
+        with pytest.raises(ConfigError, match=f"data.cache was 'a directory', is '{other}'"):
+            resume.refuse_other_config(tiny_run(f"data.cache={other}"), saved, tmp_path)
+    saved["data"]["cache"] = True  # of an earlier version
+    resume.refuse_other_config(tiny_run(), saved, tmp_path)
+
+
 def test_checkpoint_holds_what_decoding_needs(tmp_path: Path) -> None:
     run = tiny_run()
     trainer = Trainer(run, tmp_path, tiny_data(run, tmp_path))
@@ -285,19 +298,19 @@ class People:
 
 def test_an_empty_dataset_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"data\.valid is empty: .*'count': 0"):
-        validation.load_table(tiny_run(), People(0), "data.valid", 0.1, tmp_path)
+        validation.load_table(tiny_run(), People(0), "data.valid", None, tmp_path)
 
 
 def test_a_dataset_with_other_joints_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"skeleton: h36m_18, but data\.valid has the joints of coco_17"):
-        validation.load_table(tiny_run(), People(12, "coco_17"), "data.valid", 0.1, tmp_path)
+        validation.load_table(tiny_run(), People(12, "coco_17"), "data.valid", None, tmp_path)
 
 
 def test_a_dataset_with_depth_in_another_unit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"depth\.rule: box takes depth in px, but data\.valid has it in mm"
     ):
-        validation.load_table(tiny_run("depth.rule=box"), People(6), "data.valid", 0.1, tmp_path)
+        validation.load_table(tiny_run("depth.rule=box"), People(6), "data.valid", None, tmp_path)
     assert not list(tmp_path.iterdir())  # said before anything is rendered
 
 
@@ -321,19 +334,99 @@ def test_crops_are_rendered_once(tmp_path: Path) -> None:
     """One folder per set and patch size, used again, with the same pixels wherever it is made."""
 
     def crop(folder: Path, *overrides: str) -> np.ndarray:
-        table = validation.load_table(tiny_run(*overrides), People(6), "data.valid", 0.1, folder)
-        return table.image.read(3, Region(0, 0, 1, 1), 1.0).data
+        table = validation.load_table(tiny_run(*overrides), People(6), "data.valid", None, folder)
+        return table.image.read(3, Region(0, 0, 160, 120), 1.0).data
 
     first = crop(tmp_path / "a")
-    (made,) = (tmp_path / "a").iterdir()
-    stamp = (made / "pixels.bin").stat().st_mtime_ns
+    (made,) = (tmp_path / "a").glob("*/*")
+    stamp = made.stat().st_mtime_ns
     np.testing.assert_array_equal(crop(tmp_path / "a"), first)
-    assert (made / "pixels.bin").stat().st_mtime_ns == stamp
+    assert made.stat().st_mtime_ns == stamp
     np.testing.assert_array_equal(crop(tmp_path / "b"), first)
     crop(tmp_path / "a", "patch.height=64", "patch.width=64")
     assert len(list((tmp_path / "a").iterdir())) == 2
-    crop(tmp_path / "c", "data.cache=false")
-    assert not (tmp_path / "c").exists()
+    np.testing.assert_array_equal(crop(tmp_path / "c", f"data.cache={tmp_path / 'd'}"), first)
+    crop(tmp_path / "c", "data.cache=off")
+    assert not (tmp_path / "c").exists() and len(list((tmp_path / "d").glob("*/*"))) == 1
+
+
+@dataclasses.dataclass
+class Photographs:
+    """Six random people in one file."""
+
+    path: str
+
+    def build(self) -> PoseTable:
+        return dataclasses.replace(People(6).build(), image=FileImages([self.path] * 6))
+
+
+def test_crops_of_files_are_stored_in_a_directory_only(tmp_path: Path) -> None:
+    """Those of training too, with what its warps may see, and apart from those of validation."""
+    cv2.imwrite(str(tmp_path / "a.png"), random_table(1).image.images[0])  # type: ignore[attr-defined]
+    photographs = Photographs(str(tmp_path / "a.png"))
+
+    def load(augment: bool, *overrides: str) -> object:
+        run = tiny_run(*overrides)
+        augmented = run.augment if augment else None
+        return validation.load_table(run, photographs, "data.valid", augmented, tmp_path / "own").image
+
+    assert isinstance(load(True), FileImages) and isinstance(load(True, "data.cache=off"), FileImages)
+    for augment in (True, False, True):
+        assert isinstance(load(augment, f"data.cache={tmp_path / 'shared'}"), CropCache)
+    assert not (tmp_path / "own").exists() and len(list((tmp_path / "shared").iterdir())) == 2
+
+
+@dataclasses.dataclass
+class Damaged:
+    """Six random people, each in a file of its own: the third is cut short, the box of the fifth is none."""
+
+    folder: str
+
+    def build(self) -> PoseTable:
+        table, files = People(6).build(), [f"{self.folder}/{row}.png" for row in range(6)]
+        for row, file in enumerate(files):
+            cv2.imwrite(file, table.image.images[row])  # type: ignore[attr-defined]
+        cut = Path(files[2])
+        cut.write_bytes(cut.read_bytes()[:-20])
+        boxes = table.boxes_xywh.copy()
+        boxes[4, 2] = np.nan
+        return dataclasses.replace(table, boxes_xywh=boxes, image=FileImages(files))
+
+
+def test_rows_that_cannot_be_loaded_are_skipped_from_a_cache_too(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def load(*overrides: str) -> PoseTable:
+        run = tiny_run(f"data.cache={tmp_path / 'crops'}", *overrides)
+        return validation.load_table(run, Damaged(str(tmp_path)), "data.train.0", run.augment, tmp_path)
+
+    with pytest.raises(ValueError, match=r"^row 4 of data.train.0, .*4.png: its box is \["):
+        load("data.on_error=raise")
+    assert not (tmp_path / "crops").exists()
+    run = tiny_run("data.batch=6")
+    options = {"batch": 6, "seed": 0, "workers": 0, "train": True, "on_error": "skip"}
+    direct, cached = (
+        next(iter(loader.make_loader([table], run.patch, run.depth, run.augment, **options)))
+        for table in (load("data.cache=off"), load())
+    )
+    assert "1 of 6 crops are missing" in capfd.readouterr().err
+    assert {failure.row for failure in direct.failures} == {2, 4}
+    assert direct.failures == cached.failures
+    assert torch.equal(direct.row, cached.row) and not set(direct.row.tolist()) & {2, 4}
+
+
+def test_what_the_stored_crops_of_files_have_room_for() -> None:
+    patch = PatchConfig(height=256, width=256)
+    assert validation.file_crops(patch, None) == (4 / 256, 1.5)
+    for rotation, widest in (
+        (0.0, 1.25),
+        (10.0, 1.25 * 1.28171),
+        (30.0, 1.25 * 2**0.5),
+        (180.0, 1.25 * 2**0.5),
+    ):
+        margin, density = validation.file_crops(patch, AugmentConfig(scale=0.25, rotation=rotation))
+        assert (1 + margin) / (1 + 4 / 256) == pytest.approx(widest, rel=1e-5) and density == 1.5
+    assert validation.file_crops(patch, AugmentConfig(scale=0.5))[1] == 2.25
 
 
 def test_mean_pose_baseline() -> None:

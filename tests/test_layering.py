@@ -23,6 +23,7 @@ LAYERS = (
         "sampler",
         "cutouts",
         "occlusion",
+        "shard",
         "transfer",
         "faults",
     },

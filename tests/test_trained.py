@@ -19,7 +19,7 @@ PEOPLE = 200  # the first ones of the validation set
 @pytest.fixture(scope="module")
 def run() -> RunConfig:
     saved = config.from_dict(checkpoint.load(FILE)["config"])
-    return config.override(saved, [f"data.valid.count={PEOPLE}", "data.cache=false", "model.precision=fp32"])
+    return config.override(saved, [f"data.valid.count={PEOPLE}", "data.cache=off", "model.precision=fp32"])
 
 
 @pytest.fixture(scope="module")

@@ -100,8 +100,8 @@ class SyntheticImages:
     def name(self, row: int) -> str:
         return f"synthetic {self._split} seed {self._seed} row {row}"
 
-    def fingerprint(self) -> str:
-        """Changes with whatever the pixels depend on: the settings, and the code that paints."""
+    def fingerprint(self, rows: range | None = None) -> str:
+        """Changes with whatever the pixels of any row depend on: the settings, and the code that paints."""
         here = Path(__file__)
         code = b"".join(
             path.read_bytes() for path in (here, *sorted((here.parent / "_synthetic").glob("*.py")))
