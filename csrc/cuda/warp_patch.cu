@@ -184,6 +184,7 @@ struct Finished {
   static constexpr int kStride = kLength + 8;
   static constexpr int kBytes = kRows * kStride * int{sizeof(Element)};
   static constexpr int kVec = 16 / int{sizeof(Element)}, kVectors = kLength / kVec;  // of a row
+  static constexpr int kUnroll = kChannelsLast ? 1 : 3;  // more would need more registers than there are
 
   static __device__ __forceinline__ int index(int channel, int x, int y) {
     return kChannelsLast ? y * kStride + 3 * x + channel : (channel * kTile + y) * kStride + x;
@@ -198,7 +199,7 @@ struct Finished {
     // The tile starts at a multiple of 32 px, so vectors that start in the patch end in it.
     const bool aligned = reinterpret_cast<uintptr_t>(first) % 16 == 0 && pitch % kVec == 0;
     const int length = min(pitch - x * kPixel, kLength);
-#pragma unroll
+#pragma unroll kUnroll
     for (int start = 0; start < kRows * kVectors; start += kThreads) {
       const int i = start + static_cast<int>(threadIdx.x), row = i / kVectors, column = i % kVectors * kVec;
       if (i >= kRows * kVectors || row % kTile >= rows || column >= length) continue;
