@@ -27,11 +27,11 @@ from ipr.types import Failure, Pixels, Region
 
 MAX_PIXELS = 2**27  # of one image: 400 MB decoded, in each worker
 
-_REDUCED = {  # image px per data px -> how OpenCV is asked for it
-    1: cv2.IMREAD_COLOR,
-    2: cv2.IMREAD_REDUCED_COLOR_2,
-    4: cv2.IMREAD_REDUCED_COLOR_4,
-    8: cv2.IMREAD_REDUCED_COLOR_8,
+_REDUCED = {  # image px per data px -> how OpenCV is asked for it (REDUCED_COLOR would be BGR)
+    1: cv2.IMREAD_COLOR_RGB,
+    2: cv2.IMREAD_COLOR_RGB | cv2.IMREAD_REDUCED_GRAYSCALE_2,
+    4: cv2.IMREAD_COLOR_RGB | cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    8: cv2.IMREAD_COLOR_RGB | cv2.IMREAD_REDUCED_GRAYSCALE_8,
 }
 _END = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 _FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # JPEG's SOF markers: the size is behind them
@@ -139,9 +139,8 @@ class FileImages:
                 part = whole[top * step : bottom * step, left * step : right * step]
                 block = _mean(part, (bottom - top, right - left), step)
         middle = (step - 1) / 2
-        # The copy of the region alone, which frees the decoded image, is the conversion to RGB.
-        rgb = cv2.cvtColor(block, cv2.COLOR_BGR2RGB)
-        return Pixels(rgb, (left * step + middle, top * step + middle), 1 / step)
+        block = block.copy()  # of the region alone: frees the decoded image
+        return Pixels(block, (left * step + middle, top * step + middle), 1 / step)
 
     def fingerprint(self, rows: range | None = None) -> str:
         """Changes with the names, sizes and times of the files of the rows (None: of all).
@@ -270,7 +269,7 @@ def _png_header(file: BinaryIO) -> _Header:
 
 
 def _decode(data: bytes, header: _Header, step: int) -> np.ndarray:
-    """uint8 [ceil(height / step), ceil(width / step), 3] BGR."""
+    """uint8 [ceil(height / step), ceil(width / step), 3] RGB."""
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), _REDUCED[step] | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import cv2
 import numpy as np
@@ -120,11 +120,11 @@ class Mix(Dataset[Batch]):
             sample, failed = self._sample(epoch, int(row))
             samples.append(sample)
             failures += failed
-        batch = self._pack(samples, tuple(failures))
-        if self.occlusion is None:
-            return batch
-        over = [self.occlusion.draw(self.seed, epoch, int(row)) for row in rows]
-        return batch._replace(occluders=self.occlusion.pack(over))
+        batch = self._join(samples, tuple(failures))
+        if self.occlusion is not None:
+            over = [self.occlusion.draw(self.seed, epoch, int(row)) for row in rows]
+            batch = batch._replace(occluders=self.occlusion.pack(over))
+        return transfer.pack(batch).unpack()  # here, where the pixels are copied for the first time
 
     def _sample(self, epoch: int, row: int) -> tuple[_Sample, list[Failure]]:
         """The row of the mix, or what takes its place and which rows have failed before."""
@@ -175,13 +175,13 @@ class Mix(Dataset[Batch]):
         index = int(np.searchsorted(self.first, row, side="right")) - 1
         return index, row - int(self.first[index])
 
-    def _pack(self, samples: list[_Sample], failures: tuple[Failure, ...]) -> Batch:
+    def _join(self, samples: list[_Sample], failures: tuple[Failure, ...]) -> Batch:
         _, _, warps, pixels, maps = zip(*samples, strict=True)
         lengths = [data.size for data in pixels]
         rows = [(self.tables[sample.table], sample.row) for sample in samples]
         gamma = np.array([warp.gamma for warp in warps], np.float32)
         return Batch(
-            pixels=torch.from_numpy(np.concatenate([data.reshape(-1) for data in pixels])),
+            pixels=cast(Tensor, transfer.Pieces(pixels)),
             offsets=torch.from_numpy(np.cumsum([0, *lengths[:-1]])),
             sizes=torch.tensor([data.shape[:2] for data in pixels], dtype=torch.int32),
             patch_to_region=torch.from_numpy(np.stack(maps).astype(np.float32)),

@@ -6,10 +6,12 @@ tensor that goes to a GPU costs a pinned allocation and a copy. A packed record 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
@@ -27,9 +29,22 @@ class Slot:
     dtype: torch.dtype
     shape: tuple[int, ...]
 
+    def nbytes(self) -> int:
+        return self.dtype.itemsize * math.prod(self.shape)
+
+    def end(self) -> int:
+        """Where the next one starts."""
+        return self.start + -(-self.nbytes() // ALIGNMENT) * ALIGNMENT
+
     def view(self, buffer: Tensor) -> Tensor:
-        end = self.start + self.dtype.itemsize * torch.Size(self.shape).numel()
-        return buffer[self.start : end].view(self.dtype).view(self.shape)
+        return buffer[self.start : self.start + self.nbytes()].view(self.dtype).view(self.shape)
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """In the place of a tensor [bytes]: arrays of any shape, to be joined in the buffer."""
+
+    arrays: Sequence[np.ndarray]  # uint8
 
 
 class Packed(NamedTuple, Generic[T]):
@@ -54,30 +69,62 @@ class Packed(NamedTuple, Generic[T]):
 def pack(record: T) -> Packed[T]:
     """Of nested tuples and NamedTuples with CPU tensors in them; all else (None, numbers, text) stays itself.
 
-    In a worker of a DataLoader the buffer is shared memory, which saves it a copy.
+    In a worker of a DataLoader the buffer is shared memory, which saves it a copy. A record that has been
+    packed is not copied again.
     """
-    tensors: list[tuple[Slot, Tensor]] = []
+    parts: list[Tensor | Pieces] = []
+    _map(record, (Tensor, Pieces), parts.append)
+    storage = _only_storage(parts)
+    if storage is not None:
+        buffer = torch.empty(0, dtype=torch.uint8).set_(storage)
+        return Packed(buffer, _map(record, Tensor, _slot))
+    slots: list[Slot] = []
     size = 0
-
-    def place(tensor: Tensor) -> Slot:
-        nonlocal size
-        slot = Slot(size, tensor.dtype, tuple(tensor.shape))
-        size += -(-tensor.nbytes // ALIGNMENT) * ALIGNMENT
-        tensors.append((slot, tensor))
-        return slot
-
-    slots = _map(record, Tensor, place)
+    for part in parts:
+        if isinstance(part, Tensor):
+            slots.append(Slot(size, part.dtype, tuple(part.shape)))
+        else:
+            slots.append(Slot(size, torch.uint8, (sum(array.nbytes for array in part.arrays),)))
+        size = slots[-1].end()
     if get_worker_info() is None:
         buffer = torch.empty(size, dtype=torch.uint8)
     else:  # as torch's own collate function does it
         storage = torch.UntypedStorage._new_shared(size, device="cpu")
         buffer = torch.empty(0, dtype=torch.uint8).set_(storage)
-    for slot, tensor in tensors:
-        slot.view(buffer).copy_(tensor)
-    return Packed(buffer, slots)
+    for slot, part in zip(slots, parts, strict=True):
+        if isinstance(part, Tensor):
+            slot.view(buffer).copy_(part)
+        else:
+            _join(part.arrays, slot.view(buffer).numpy())
+    remaining = iter(slots)
+    return Packed(buffer, _map(record, (Tensor, Pieces), lambda _: next(remaining)))
 
 
-def _map(record: Any, kind: type, change: Callable[[Any], Any]) -> Any:
+def _join(arrays: Sequence[np.ndarray], out: np.ndarray) -> None:
+    start = 0
+    for array in arrays:
+        out[start : start + array.size].reshape(array.shape)[...] = array
+        start += array.size
+
+
+def _only_storage(parts: Sequence[Tensor | Pieces]) -> torch.UntypedStorage | None:
+    """The memory that holds all parts as a buffer would, and nothing else."""
+    tensors = [part for part in parts if isinstance(part, Tensor) and part.is_contiguous()]
+    if not tensors or len(tensors) < len(parts):
+        return None
+    storage = tensors[0].untyped_storage()
+    slots = sorted(map(_slot, tensors), key=lambda slot: slot.start)
+    ends = [0, *(slot.end() for slot in slots)]
+    same = all(tensor.untyped_storage().data_ptr() == storage.data_ptr() for tensor in tensors)
+    packed = [slot.start for slot in slots] == ends[:-1] and storage.nbytes() == ends[-1]
+    return storage if same and packed else None
+
+
+def _slot(tensor: Tensor) -> Slot:
+    return Slot(int(tensor.storage_offset()) * tensor.dtype.itemsize, tensor.dtype, tuple(tensor.shape))
+
+
+def _map(record: Any, kind: type | tuple[type, ...], change: Callable[[Any], Any]) -> Any:
     """``record`` with ``change(x)`` for each ``x`` of the kind in it."""
     if isinstance(record, kind):
         return change(record)

@@ -7,11 +7,12 @@ import weakref
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from ipr.transfer import ALIGNMENT, Packed, on_device, pack
+from ipr.transfer import ALIGNMENT, Packed, Pieces, on_device, pack
 
 DEVICES = [
     "cpu",
@@ -94,6 +95,25 @@ def test_slices_do_not_overlap() -> None:
         tensor.fill_(number % 2)
     for number, tensor in enumerate(tensors(packed.unpack())):
         assert bool((tensor == number % 2).all())
+
+
+def test_what_is_packed_is_not_copied_again() -> None:
+    packed = pack(record())
+    again = pack(packed.unpack())
+    assert again.buffer.data_ptr() == packed.buffer.data_ptr() and again.record == packed.record
+    # Parts of a larger tensor are, and one that is there twice.
+    whole = torch.arange(64)
+    for parts in ((whole[:16],), (whole[:8], whole[16:]), (whole, whole)):
+        copied = pack(parts)
+        assert copied.buffer.data_ptr() != whole.data_ptr()
+        assert all(torch.equal(a, b) for a, b in zip(copied.unpack(), parts, strict=True))
+
+
+def test_pieces_are_joined() -> None:
+    pieces = [np.arange(count, dtype=np.uint8) for count in (3, 0, 70)]
+    found = pack((torch.ones(2), Pieces(pieces), Pieces([]), None)).unpack()
+    assert torch.equal(found[1], torch.from_numpy(np.concatenate(pieces)))
+    assert torch.equal(found[0], torch.ones(2)) and found[2].shape == (0,) and found[3] is None
 
 
 def test_a_record_without_tensors() -> None:
