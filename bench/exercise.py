@@ -38,6 +38,7 @@ SHAPES = (
     (1, 2, 3, 1, 700),
     (1, 2, 300, 3, 2),
     (2, 17, 1, 16, 12),
+    (1, 17, 1, 64, 48),
 )
 # Largest error of the mean in cells, and of the gradient relative to its largest value.
 TOLERANCE = {
@@ -175,8 +176,9 @@ def small(device: str) -> None:
 
 
 def large(device: str, batch: int) -> None:
-    for channels_last, (name, dtype) in itertools.product((False, True), DTYPES.items()):
-        logits = make_logits(Case((batch, 18, 64, 64, 64), dtype, channels_last), device).requires_grad_()
+    shapes = ((batch, 18, 64, 64, 64), (4 * batch, 17, 64, 48))
+    for shape, channels_last, (name, dtype) in itertools.product(shapes, (False, True), DTYPES.items()):
+        logits = make_logits(Case(shape, dtype, channels_last), device).requires_grad_()
         mean = softmax_integral(logits).mean
         mean.backward(torch.randn_like(mean))
         if device == "cuda":

@@ -136,6 +136,24 @@ struct Pack {
     for (int i = 1; i < kVec; ++i) top = fmax(values.at[i], top);
     return top;
   }
+  /// Of each two elements the larger one, or the other one where one is NaN.
+  __device__ __forceinline__ Pack larger(const Pack& other) const {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    if constexpr (sizeof(Element) == 2 && kVec > 1) {
+      using Pairs = Array<typename Pair<Element>::Two, kVec / 2>;
+      auto pairs = same_bits<Pairs>(words);
+      const auto others = same_bits<Pairs>(other.words);
+#pragma unroll
+      for (int i = 0; i < kVec / 2; ++i) pairs.at[i] = __hmax2(pairs.at[i], others.at[i]);
+      return {same_bits<Words>(pairs)};
+    }
+#endif
+    Array<Real, kVec> values = reals();
+    const Array<Real, kVec> others = other.reals();
+#pragma unroll
+    for (int i = 0; i < kVec; ++i) values.at[i] = fmax(values.at[i], others.at[i]);
+    return of(values);
+  }
   static __device__ __forceinline__ Pack of(const Array<Real, kVec>& reals) {
     if constexpr (sizeof(Element) == sizeof(Real)) {
       return {same_bits<Words>(reals)};

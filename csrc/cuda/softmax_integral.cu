@@ -8,33 +8,15 @@
 // by a second kernel where not. Every sum has a fixed order, so results are equal from run to run, bit by
 // bit.
 #include <algorithm>
-#include <cfloat>
 
 #include "cuda/softmax_integral.h"
+#include "cuda/softmax_integral_maps.h"
 #include "cuda/tiling.h"
 
 namespace ipr::cuda {
 namespace {
 
 constexpr int kSteps = 8;  // slices of a thread between two flushes
-constexpr int kMaxCluster = 8;
-// A logit above its thread's reference by more than this raises it: the larger an exponent, the coarser its
-// rounding.
-constexpr int kLimit = 5;
-
-/// The least number: as a reference it is right for -inf and for what no other reference was found for.
-template <class Real>
-__device__ __forceinline__ Real lowest() {
-  return sizeof(Real) == 4 ? static_cast<Real>(-FLT_MAX) : static_cast<Real>(-DBL_MAX);
-}
-
-/// The larger one; the other one where one is NaN.
-__device__ __forceinline__ float maximum(float a, float b) { return fmaxf(a, b); }
-__device__ __forceinline__ double maximum(double a, double b) { return fmax(a, b); }
-
-/// exp(difference)
-__device__ __forceinline__ float exp_of(float difference) { return fast_exp2(difference * kLog2e); }
-__device__ __forceinline__ double exp_of(double difference) { return exp(difference); }
 
 /// The largest of the block's values; scratch: one per warp. All threads have left it when the next barrier
 /// is passed.
@@ -326,6 +308,7 @@ Plan plan(const Volumes& v) {
 }  // namespace
 
 int64_t softmax_integral_workspace(const Volumes& v, Element element, const void* logits) {
+  if (const auto bytes = maps_workspace(v, element, logits)) return *bytes;
   return dispatch(element, vector_length(v, logits, element_size(element)), [&](auto vector) -> int64_t {
     using E = typename decltype(vector)::Element;
     if (too_long(v)) return 0;
@@ -336,6 +319,7 @@ int64_t softmax_integral_workspace(const Volumes& v, Element element, const void
 
 const char* softmax_integral(const Volumes& v, Element element, const void* logits, const Integral& result,
                              void* workspace, void* stream) {
+  if (const auto done = integrate_maps(v, element, logits, result, workspace, stream)) return *done;
   return dispatch(element, vector_length(v, logits, element_size(element)), [&](auto vector) -> const char* {
     using E = typename decltype(vector)::Element;
     using Real = RealOf<E>;

@@ -1,25 +1,10 @@
 // The gradient of softmax_integral on CUDA devices: one read of the logits, one write.
 #include "cuda/softmax_integral.h"
+#include "cuda/softmax_integral_maps.h"
 #include "cuda/tiling.h"
 
 namespace ipr::cuda {
 namespace {
-
-/// Upstream gradient at cell i of a marginal; those of the mean count cells from the one at the mean: where
-/// one cell holds almost everything, the expectation then is a sum of small terms and not a difference of
-/// large ones.
-template <class Real>
-__device__ __forceinline__ double upstream_at(const Integral& result, const Integral& upstream,
-                                              void* marginals, int64_t row, int64_t length, int axis, int i) {
-  double value = 0;
-  if (upstream.mean != nullptr) {
-    const double mean = static_cast<const Real*>(result.mean)[3 * row + axis];
-    value = (i - rint(mean)) * static_cast<double>(static_cast<const Real*>(upstream.mean)[3 * row + axis]);
-  }
-  if (marginals != nullptr)
-    value += static_cast<double>(static_cast<const Real*>(marginals)[row * length + i]);
-  return value;
-}
 
 template <class Element, int kVec>
 __global__ void __launch_bounds__(kMaxThreads, kBlocks<Element>)
@@ -130,6 +115,9 @@ __global__ void __launch_bounds__(kMaxThreads, kBlocks<Element>)
 const char* softmax_integral_backward(const Volumes& v, Element element, const void* logits,
                                       const Volumes& gradient_volumes, void* gradient, const Integral& result,
                                       const Integral& upstream, void* stream) {
+  if (const auto done =
+          differentiate_maps(v, element, logits, gradient_volumes, gradient, result, upstream, stream))
+    return *done;
   const int64_t size = element_size(element);
   const int vec = std::min(vector_length(v, logits, size), vector_length(gradient_volumes, gradient, size));
   return dispatch(element, vec, [&](auto vector) -> const char* {

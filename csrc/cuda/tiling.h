@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cfloat>
 #include <cstdint>
 
 #include "cuda/elements.h"
@@ -14,9 +15,13 @@ namespace {
 
 constexpr int kRows = 4;       // of a thread per step: that many loads are in flight
 constexpr int kMaxParts = 64;  // of a row
+constexpr int kMaxCluster = 8;
 constexpr int kWarp = 32;
 constexpr unsigned kAllLanes = 0xffffffff;
 constexpr float kLog2e = 1.44269504f;
+// A logit above the reference by more than this raises it: the larger an exponent, the coarser its
+// rounding.
+constexpr int kLimit = 5;
 constexpr int kMaxThreads = 256;
 /// Blocks that a multiprocessor has registers for: so many keep enough loads in flight.
 template <class Element>
@@ -80,6 +85,20 @@ struct Part {
   int64_t offset;  // of the row's volume of logits
 };
 
+/// The least number: as a reference it is right for -inf and for what no other reference was found for.
+template <class Real>
+__device__ __forceinline__ Real lowest() {
+  return sizeof(Real) == 4 ? static_cast<Real>(-FLT_MAX) : static_cast<Real>(-DBL_MAX);
+}
+
+/// The larger one; the other one where one is NaN.
+__device__ __forceinline__ float maximum(float a, float b) { return fmaxf(a, b); }
+__device__ __forceinline__ double maximum(double a, double b) { return fmax(a, b); }
+
+/// exp(difference)
+__device__ __forceinline__ float exp_of(float difference) { return fast_exp2(difference * kLog2e); }
+__device__ __forceinline__ double exp_of(double difference) { return exp(difference); }
+
 template <class Real>
 __device__ __forceinline__ Real warp_sum(Real value) {
 #pragma unroll
@@ -102,6 +121,23 @@ __device__ Array<double, kCount> block_sum(Array<double, kCount> values, double*
     for (int warp = 0; warp < blockDim.x / kWarp; ++warp) values.at[i] += scratch[warp * kCount + i];
   }
   return values;
+}
+
+/// Upstream gradient at cell i of a marginal; those of the mean count cells from the one at the mean: where
+/// one cell holds almost everything, the expectation then is a sum of small terms and not a difference of
+/// large ones.
+template <class Real>
+__device__ __forceinline__ double upstream_at(const Integral& result, const Integral& upstream,
+                                              void* marginals, int64_t row, int64_t length, int axis, int i) {
+  double value = 0;
+  const Real of_mean = upstream.mean == nullptr ? 0 : static_cast<const Real*>(upstream.mean)[3 * row + axis];
+  if (!(of_mean == 0)) {  // a mean that is NaN is nothing to who does not ask for it
+    const double mean = static_cast<const Real*>(result.mean)[3 * row + axis];
+    value = (i - rint(mean)) * static_cast<double>(of_mean);
+  }
+  if (marginals != nullptr)
+    value += static_cast<double>(static_cast<const Real*>(marginals)[row * length + i]);
+  return value;
 }
 
 // Launching.

@@ -13,10 +13,16 @@ import pytest
 import torch
 
 from tests.cuda.conftest import CSRC, HERE, Compile
-from tests.cuda.program import A100, H100, ONE_PART, Case, Chip, check, upstream_of
+from tests.cuda.program import A100, CHANNELS_LAST, H100, ONE_PART, Case, Chip, check, upstream_of
 from tests.ops.conftest import random_logits
 
 FORWARD, BACKWARD, TILING = "softmax_integral.cu", "softmax_integral_backward.cu", "tiling.h"
+MAPS, MAPS_BACKWARD, MAP_TILING = (
+    "softmax_integral_maps.cu",
+    "softmax_integral_maps_backward.cu",
+    "map_tiling.h",
+)
+FILES = (FORWARD, BACKWARD, TILING, MAPS, MAPS_BACKWARD, MAP_TILING)
 
 
 def _case(shape: tuple[int, ...], chip: Chip = H100) -> Case:
@@ -63,6 +69,28 @@ def _one_axis() -> Case:
     return Case(case.volumes, upstream={"px": gradient})
 
 
+def _maps(joints: int, height: int, width: int, chip: Chip = H100, steep: float = 0) -> Case:
+    """channels_last; ever higher logits, ``steep`` higher at the end."""
+    case = _case((1, joints, 1, height, width), chip)
+    case.volumes[:] += torch.linspace(0, steep, height * width).view(height, width)
+    return Case(case.volumes, CHANNELS_LAST, chip=chip, upstream=case.upstream)
+
+
+def _maps_apart(width: int, step: int, row: int, logits: bool = True) -> Case:
+    """Pixels ``step`` apart and rows ``row``, of the logits or of the gradient; the others' are dense."""
+    case, apart = _maps(17, 9, width), (0, 1, row, step)
+    dense = (0, 1, width * 17, 17)
+    first, second = (apart, dense) if logits else (dense, apart)
+    return Case(case.volumes, CHANNELS_LAST, first, second, upstream=case.upstream)
+
+
+def _one_axis_of_maps() -> Case:
+    case = _maps(17, 5, 8)
+    gradient = torch.zeros(1, 17, 8, dtype=torch.float64)
+    gradient[:, ::2, 3] = 1
+    return Case(case.volumes, CHANNELS_LAST, upstream={"px": gradient})
+
+
 CASES: dict[str, Callable[[], Case]] = {
     "small": lambda: _case((2, 3, 5, 7, 9)),
     "clustered": lambda: _case((1, 1, 33, 31, 17)),
@@ -78,6 +106,18 @@ CASES: dict[str, Callable[[], Case]] = {
     "far gradient": lambda: _far(False),
     "far steps": _far_steps,
     "one axis": _one_axis,
+    "maps": lambda: _maps(17, 9, 8),
+    "maps' steps": lambda: _maps(17, 70, 16, ONE_PART, steep=100),
+    "maps' turns": lambda: _maps(33, 20, 120, ONE_PART, steep=100),
+    "clustered maps": lambda: _maps(17, 60, 32),
+    "merged maps": lambda: _maps(17, 60, 32, A100),
+    "maps apart": lambda: _maps_apart(8, 20, 176),
+    "maps' gradient apart": lambda: _maps_apart(8, 20, 176, logits=False),
+    "narrow maps": lambda: _maps_apart(6, 17, 104),
+    "far pixels": lambda: _maps_apart(40, (1 << 31) + 16, 17),
+    "far pixels of the gradient": lambda: _maps_apart(40, (1 << 31) + 16, 17, logits=False),
+    "far rows": lambda: _maps_apart(8, 17, (1 << 31) + 16),
+    "one axis of maps": _one_axis_of_maps,
 }
 
 
@@ -183,6 +223,93 @@ FAULTS = {
         "p += tiling.slices * v.outer_stride)",
         "p += (PLANTED ? int(tiling.slices * v.outer_stride) : tiling.slices * v.outer_stride))",
     ),
+    "a joint's reference is forgotten": Fault(
+        "maps' steps", MAPS, "next == reference ?", "PLANTED || next == reference ?"
+    ),
+    "records of maps keep their reference": Fault(
+        "maps' steps", MAPS, "* size + i] *= factor;", "* size + i] *= PLANTED ? 1 : factor;"
+    ),
+    "columns of maps keep their reference": Fault(
+        "maps' steps", MAPS, "columns[j].at[i] *= factor;", "columns[j].at[i] *= PLANTED ? 1 : factor;"
+    ),
+    "lanes of other joints": Fault(
+        "maps' steps", MAP_TILING, "vector * kVec % joints)", "(vector * kVec + PLANTED) % joints)"
+    ),
+    "threads without vectors store": Fault(
+        "maps",
+        MAPS,
+        "if (place.used) store(shared.buffer + (i *",
+        "if (PLANTED || place.used) store(shared.buffer + (i *",
+    ),
+    "no memory for the records of maps": Fault(
+        "maps",
+        MAPS,
+        "+ v.joints * record_size(v, tiling)) *",
+        "+ !PLANTED * v.joints * record_size(v, tiling)) *",
+    ),
+    "columns of the first part": Fault(
+        "clustered maps", MAPS, "record_of(part)[1 + x]", "record_of(PLANTED ? 0 : part)[1 + x]"
+    ),
+    "rows of another part": Fault(
+        "clustered maps",
+        MAPS,
+        "part_of(height, parts, part).begin;",
+        "part_of(height, parts, part).begin * !PLANTED;",
+    ),
+    "workspace of another part of a map": Fault(
+        "merged maps", MAPS, "(map * tiling.parts + part)", "(map * tiling.parts + part * !PLANTED)"
+    ),
+    "gaps between pixels not looked at": Fault(
+        "maps apart", MAP_TILING, "(pixels == 1 ||", "(PLANTED || pixels == 1 ||"
+    ),
+    "width not looked at": Fault(
+        "narrow maps", MAP_TILING, "v.mid % pixels == 0", "(PLANTED || v.mid % pixels == 0)"
+    ),
+    "32 bits for the columns of maps": Fault(
+        "far pixels",
+        MAP_TILING,
+        "pixel * v.mid_stride",
+        "(PLANTED ? int(pixel * v.mid_stride) : pixel * v.mid_stride)",
+    ),
+    "32 bits for the rows of maps": Fault(
+        "far rows",
+        MAP_TILING,
+        "return row * v.outer_stride",
+        "return (PLANTED ? int(row * v.outer_stride) : row * v.outer_stride)",
+    ),
+    "32 bits for a step of maps": Fault(
+        "far pixels",
+        MAPS,
+        "(tiling.pixels * v.mid_stride);",
+        "(tiling.pixels * (PLANTED ? int(v.mid_stride) : v.mid_stride));",
+    ),
+    "32 bits for a step of the gradient of maps": Fault(
+        "far pixels of the gradient",
+        MAPS_BACKWARD,
+        "(tiling.pixels * gradient_volumes.mid_stride);",
+        "(tiling.pixels * (PLANTED ? int(gradient_volumes.mid_stride) : gradient_volumes.mid_stride));",
+    ),
+    "offset of the logits of maps": Fault(
+        "maps' gradient apart",
+        MAPS_BACKWARD,
+        "place.offset(gradient_volumes, tiling",
+        "place.offset(PLANTED ? v : gradient_volumes, tiling",
+    ),
+    "one row of maps too many backward": Fault(
+        "maps", MAPS_BACKWARD, "if (i >= own_rows)", "if (i >= own_rows + PLANTED)"
+    ),
+    "one column of maps too many backward": Fault(
+        "narrow maps",
+        MAPS_BACKWARD,
+        "          if (j < own_columns)",
+        "          if (PLANTED || j < own_columns)",
+    ),
+    "a lane's own opinion": Fault(
+        "one axis of maps",
+        MAPS_BACKWARD,
+        "!__any_sync(kAllLanes, any)",
+        "!(PLANTED ? any : __any_sync(kAllLanes, any))",
+    ),
 }
 
 
@@ -190,7 +317,7 @@ BARRIER = re.compile(r"__syncthreads\(\);|__syncwarp\(\);|cluster_sync\(\);")
 # All of them: file, and the how-manieth in it.
 BARRIERS = [
     (file, number)
-    for file in (FORWARD, BACKWARD, TILING)
+    for file in FILES
     for number, _ in enumerate(BARRIER.findall((CSRC / "cuda" / file).read_text()))
 ]
 
@@ -200,7 +327,7 @@ def faulty(compile_program: Compile, tmp_path_factory: pytest.TempPathFactory) -
     """A program in which every fault and every missing barrier has a number; its argument turns one on."""
     csrc = tmp_path_factory.mktemp("faulty") / "csrc"
     shutil.copytree(CSRC, csrc)
-    texts = {file: (csrc / "cuda" / file).read_text() for file in (FORWARD, BACKWARD, TILING)}
+    texts = {file: (csrc / "cuda" / file).read_text() for file in FILES}
     for number, (name, fault) in enumerate(FAULTS.items(), start=1):
         text = texts[fault.file]
         assert text.count(fault.right) == 1, f"{name}: {fault.file} has {fault.right!r} not once"
@@ -232,7 +359,8 @@ def test_fault_is_caught(faulty: Path, name: str) -> None:
 @pytest.mark.parametrize("barrier", BARRIERS, ids=lambda barrier: f"{barrier[0]} {barrier[1]}")
 def test_no_barrier_can_go(faulty: Path, barrier: tuple[str, int]) -> None:
     number = 1 + len(FAULTS) + BARRIERS.index(barrier)
-    for name in ("small", "clustered", "merged", "flushes"):
+    maps = ("maps' steps", "maps' turns", "clustered maps", "merged maps")
+    for name in maps if barrier[0] in (MAPS, MAPS_BACKWARD) else ("small", "clustered", "merged", "flushes"):
         try:
             check(faulty, CASES[name](), str(number))
         except AssertionError:
