@@ -99,9 +99,10 @@ def ours(run: RunConfig, folder: Path, data: Data, device: torch.device) -> Reci
         if device.type == "cuda":
             packed = packed.pin_memory().to(device)
         batch = packed.unpack()
-        patches = loader.batch_to_patches(batch, run.patch.size, run.patch.mean, run.patch.std)
-        if run.model.channels_last:
-            patches = patches.contiguous(memory_format=torch.channels_last)
+        patches = loader.batch_to_patches(
+            *(batch, run.patch.size, run.patch.mean, run.patch.std),
+            channels_last=run.model.channels_last,
+        )
         return patches, *loader.batch_labels(batch, run.patch.size, data.valid.skeleton)
 
     def loss(patches: Tensor, *labels: Tensor) -> Tensor:

@@ -114,6 +114,7 @@ def run_on_cpu(rounds: int, file: Path | None) -> None:
         "ours": ours,
         "ours, bf16": partial(ours, dtype=torch.bfloat16),
         "ours, channels_last": partial(ours, channels_last=True),
+        "ours, both": partial(ours, dtype=torch.bfloat16, channels_last=True),
         "ours, antialias": partial(ours, antialias=True),
     }
     times = common.measure({name: Variant(lambda _, c=call: c()) for name, call in calls.items()}, rounds)

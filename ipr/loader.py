@@ -333,10 +333,11 @@ def batch_to_patches(
     mean: Sequence[float],
     std: Sequence[float],
     antialias: bool = False,
+    channels_last: bool = False,
 ) -> Tensor:
     """The network's input, float32 [B, 3, h, w]; mean and std [3] in grey levels, on the batch's device.
 
-    ``antialias`` as the batch was loaded with.
+    ``antialias`` as the batch was loaded with; ``channels_last``: memory as [B, h, w, 3].
     """
     regions = batch.pixels, batch.offsets, batch.sizes, batch.patch_to_region
     return ops.warp_patch(
@@ -344,6 +345,7 @@ def batch_to_patches(
         gamma=batch.gamma,
         occluders=batch.occluders,
         antialias=antialias,
+        channels_last=channels_last,
     )
 
 

@@ -142,9 +142,9 @@ def forward(
 ) -> NetworkOutput:
     """Coordinates of a batch: the mean over networks and, with ``flip``, patches and their mirror images."""
     patch = run.patch
-    patches = loader.batch_to_patches(batch, patch.size, patch.mean, patch.std, patch.antialias)
-    if run.model.channels_last:
-        patches = patches.contiguous(memory_format=torch.channels_last)
+    patches = loader.batch_to_patches(
+        batch, patch.size, patch.mean, patch.std, patch.antialias, run.model.channels_last
+    )
     outputs = []
     with torch.autocast(patches.device.type, torch.bfloat16, enabled=run.model.precision == "bf16"):
         for network in networks:

@@ -16,10 +16,9 @@ void warp_patch(const Warp& warp, ParallelFor parallel_for) {
   const WarpRows rows = IPR_OF_ISA(kWarpRows);
   const int64_t parts = (warp.height + kRowsAtOnce - 1) / kRowsAtOnce;
   run(parallel_for, warp.batch * parts, 1, [&](int64_t begin, int64_t end) {
-    const Scratch scratch(warp_scratch_bytes(warp.width));
     for (int64_t index = begin; index < end; ++index) {
       const int64_t first = index % parts * kRowsAtOnce;
-      rows(warp, index / parts, first, std::min(first + kRowsAtOnce, warp.height), scratch.get());
+      rows(warp, index / parts, first, std::min(first + kRowsAtOnce, warp.height));
     }
   });
 }

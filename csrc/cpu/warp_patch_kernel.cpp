@@ -7,6 +7,8 @@ namespace ipr::cpu::IPR_ISA {
 namespace {
 
 constexpr int kLanes = Lanes<float>::kCount;
+constexpr int64_t kAtOnce = 256;  // px of a row
+constexpr float kRowsAhead = 2;
 
 IPR_INLINE Floats to_floats(FloatBits v) { return __builtin_convertvector(v, Floats); }
 IPR_INLINE FloatBits to_ints(Floats v) { return __builtin_convertvector(v, FloatBits); }
@@ -14,20 +16,33 @@ IPR_INLINE Floats floor_of(Floats v) {
   const Floats whole = to_floats(to_ints(v));
   return whole > v ? whole - 1.f : whole;
 }
-IPR_INLINE bool all(FloatBits mask) {
-  int32_t both = -1;
-  for (int i = 0; i < kLanes; ++i) both &= mask[i];
-  return both != 0;
+/// One bit per lane of a comparison's result.
+IPR_INLINE uint32_t bits_of(FloatBits mask) {
+#if defined(__AVX512F__)
+  return _mm512_movepi32_mask(reinterpret_cast<__m512i>(mask));
+#elif defined(__AVX2__)
+  return static_cast<uint32_t>(_mm256_movemask_ps(reinterpret_cast<__m256>(mask)));
+#else
+  uint32_t bits = 0;
+  for (int i = 0; i < kLanes; ++i) bits |= static_cast<uint32_t>(mask[i] & 1) << i;
+  return bits;
+#endif
 }
-IPR_INLINE bool none(FloatBits mask) {
-  int32_t either = 0;
-  for (int i = 0; i < kLanes; ++i) either |= mask[i];
-  return either == 0;
-}
+IPR_INLINE bool all(FloatBits mask) { return bits_of(mask) == (1u << kLanes) - 1; }
+IPR_INLINE bool none(FloatBits mask) { return bits_of(mask) == 0; }
 IPR_INLINE Floats numbers() {
   Floats lane;
   for (int i = 0; i < kLanes; ++i) lane[i] = static_cast<float>(i);
   return lane;
+}
+/// Within 0..255.
+IPR_INLINE Floats level(Floats v) {
+#if defined(__AVX512F__)
+  return _mm512_min_ps(_mm512_max_ps(v, Floats{}), Floats{} + 255.f);
+#else
+  v = v > 0.f ? v : Floats{};
+  return v < 255.f ? v : Floats{} + 255.f;
+#endif
 }
 /// Byte `index` of every word.
 IPR_INLINE Floats byte_of(FloatBits words, int index) { return to_floats((words >> (8 * index)) & 255); }
@@ -39,11 +54,15 @@ struct Picture {
         left(pictures.bytes - pictures.offsets[index]),
         height(pictures.sizes[2 * index]),
         width(pictures.sizes[2 * index + 1]),
-        affine(pictures.affine + 6 * index) {}
+        affine(pictures.affine + 6 * index),
+        ahead((static_cast<int64_t>(kRowsAhead * affine[4]) * width +
+               static_cast<int64_t>(kRowsAhead * affine[1])) *
+              3) {}
   const uint8_t* pixels;
   int64_t left;  // bytes to the buffer's end
   int height, width;
   const float* affine;
+  int64_t ahead;  // bytes to what the row kRowsAhead further down is made of
 };
 
 /// Four bytes, of which those of the next pixel count for nothing; three where there are no more.
@@ -107,6 +126,9 @@ IPR_INLINE void sample_inside(const Picture& picture, Floats u, Floats v, Floats
   const Floats dx = u - to_floats(left), dy = v - to_floats(top);
   const int stride = 3 * picture.width;
   const FloatBits at = top * stride + left * 3;
+  // Gathers wait for memory: addresses that do not exist do no harm.
+  for (int lane = 0; lane < kLanes; lane += 4)
+    __builtin_prefetch(picture.pixels + picture.ahead + at[lane], 0, 3);
   FloatBits words[2][2];  // of the rows: bytes R G B R and G B . . of every lane's two pixels
   FloatBits even, odd;
   for (int i = 0; i < kLanes; ++i) even[i] = 2 * i, odd[i] = 2 * i + 1;
@@ -124,131 +146,187 @@ IPR_INLINE void sample_inside(const Picture& picture, Floats u, Floats v, Floats
   }
 }
 
-/// Colours of the region along row y of the patch, into three rows of scratch.
-void sample_row(const Picture& region, int samples, int64_t y, int64_t width, float* const (&rows)[3]) {
-  const float* const m = region.affine;
-  // The last row's pixels are followed by two bytes that eight-byte loads need, unless it is the buffer's
-  // end.
-  const bool more = region.left >= int64_t{3} * region.height * region.width + 2;
-  const Floats most_u = Floats{} + static_cast<float>(region.width - 1);
-  const Floats most_v = Floats{} + static_cast<float>(region.height - (more ? 1 : 2));
-  const Floats end_u = Floats{} + static_cast<float>(region.width),
-               end_v = Floats{} + static_cast<float>(region.height);
-  for (int64_t x = 0; x < width; x += kLanes) {
-    Floats sums[3] = {};
-    for (int sample = 0; sample < samples * samples; ++sample) {
-      const float part = 1.f / static_cast<float>(samples);
-      const float right = (static_cast<float>(sample % samples) + 0.5f) * part - 0.5f;
-      const float down = (static_cast<float>(sample / samples) + 0.5f) * part - 0.5f;
-      const Floats px = numbers() + (static_cast<float>(x) + right);
-      const float py = static_cast<float>(y) + down;
-      const Floats u = m[0] * px + (m[1] * py + m[2]), v = m[3] * px + (m[4] * py + m[5]);
-      Floats colors[3] = {};
-      if (all((u >= Floats{}) & (u < most_u) & (v >= Floats{}) & (v < most_v))) {
-        sample_inside(region, u, v, colors);
-      } else if (!none((u > Floats{} - 1.f) & (u < end_u) & (v > Floats{} - 1.f) & (v < end_v))) {
-        sample_anywhere(region, u, v, colors);
-      }
-      for (int i = 0; i < 3; ++i) sums[i] += colors[i];
-    }
-    for (int i = 0; i < 3; ++i)
-      store(rows[i] + x, samples > 1 ? sums[i] / static_cast<float>(samples * samples) : sums[i]);
-  }
-}
+/// Samples a patch's region.
+struct Sampler {
+  Sampler(const Picture& region, int samples)
+      : region(region),
+        samples(samples),
+        most_u(Floats{} + static_cast<float>(region.width - 1)),
+        // The last row's pixels are followed by two bytes that eight-byte loads need, unless it is the
+        // buffer's end.
+        most_v(Floats{} +
+               static_cast<float>(region.height -
+                                  (region.left >= int64_t{3} * region.height * region.width + 2 ? 1 : 2))),
+        end_u(Floats{} + static_cast<float>(region.width)),
+        end_v(Floats{} + static_cast<float>(region.height)) {}
 
-/// Lays an occluder over the colours of row y.
-void occlude_row(const Picture& occluder, int64_t y, int64_t width, float* const (&rows)[3]) {
+  IPR_MEMBER void add(float x, float y, Floats (&sums)[3]) const {
+    const float* const m = region.affine;
+    const Floats px = numbers() + x;
+    const Floats u = m[0] * px + (m[1] * y + m[2]), v = m[3] * px + (m[4] * y + m[5]);
+    Floats colors[3] = {};
+    if (all((u >= Floats{}) & (u < most_u) & (v >= Floats{}) & (v < most_v))) {
+      sample_inside(region, u, v, colors);
+    } else if (!none((u > Floats{} - 1.f) & (u < end_u) & (v > Floats{} - 1.f) & (v < end_v))) {
+      sample_anywhere(region, u, v, colors);
+    }
+    for (int i = 0; i < 3; ++i) sums[i] += colors[i];
+  }
+  /// Colours of a vector of pixels from (x, y) of the patch on.
+  IPR_MEMBER void take(float x, float y, Floats (&colors)[3]) const {
+    for (int i = 0; i < 3; ++i) colors[i] = Floats{};
+    if (samples == 1) return add(x, y, colors);
+    const float part = 1.f / static_cast<float>(samples);
+    const auto place = [&](int i) { return (static_cast<float>(i) + 0.5f) * part - 0.5f; };
+    for (int row = 0; row < samples; ++row) {
+      for (int column = 0; column < samples; ++column) add(x + place(column), y + place(row), colors);
+    }
+    for (int i = 0; i < 3; ++i) colors[i] *= part * part;
+  }
+
+  const Picture& region;
+  int samples;
+  Floats most_u, most_v, end_u, end_v;
+};
+
+/// Lays an occluder over a vector of pixels from (x, y) of the patch on.
+void occlude(const Picture& occluder, float x, float y, Floats (&colors)[3]) {
   const float* const m = occluder.affine;
-  const float fy = static_cast<float>(y);
+  const Floats px = numbers() + x;
+  const Floats u = m[0] * px + (m[1] * y + m[2]), v = m[3] * px + (m[4] * y + m[5]);
   const Floats end_u = Floats{} + static_cast<float>(occluder.width),
                end_v = Floats{} + static_cast<float>(occluder.height);
-  for (int64_t x = 0; x < width; x += kLanes) {
-    const Floats px = numbers() + static_cast<float>(x);
-    const Floats u = m[0] * px + (m[1] * fy + m[2]), v = m[3] * px + (m[4] * fy + m[5]);
-    if (none((u > Floats{} - 1.f) & (u < end_u) & (v > Floats{} - 1.f) & (v < end_v))) continue;
-    Floats colors[4];
-    sample_anywhere(occluder, u, v, colors);
-    const Floats through = 1.f - colors[3] / 255.f;
-    for (int i = 0; i < 3; ++i) store(rows[i] + x, load(rows[i] + x) * through + colors[i]);
+  if (none((u > Floats{} - 1.f) & (u < end_u) & (v > Floats{} - 1.f) & (v < end_v))) return;
+  Floats over[4];
+  sample_anywhere(occluder, u, v, over);
+  const Floats through = 1.f - over[3] / 255.f;
+  for (int i = 0; i < 3; ++i) colors[i] = colors[i] * through + over[i];
+}
+
+/// Colour, clip, gamma and normalisation of a patch.
+struct Finish {
+  Finish(const Warp& warp, int64_t patch, const float* curve)
+      : matrix(warp.color ? warp.color + 12 * patch : nullptr), mean(warp.mean), curve(curve) {
+    for (int i = 0; i < 3; ++i) scale[i] = 1.f / warp.std[i];
+    for (int i = 0; matrix && i < 12; ++i) mixes |= i % 5 != 0 && matrix[i] != 0;
+  }
+
+  IPR_MEMBER void apply(Floats (&colors)[3]) const {
+    const float* const m = matrix;
+    const Floats in[3] = {colors[0], colors[1], colors[2]};
+    for (int i = 0; i < 3; ++i) {
+      Floats value = in[i];
+      if (mixes) {
+        value = m[4 * i] * in[0] + m[4 * i + 1] * in[1] + m[4 * i + 2] * in[2] + m[4 * i + 3];
+      } else if (m) {
+        value *= m[5 * i];
+      }
+      value = level(value);
+      if (curve) value = bent(value);
+      colors[i] = (value - mean[i]) * scale[i];
+    }
+  }
+  Floats bent(Floats value) const {
+    const FloatBits below = to_ints(value);
+    Floats low, high;
+    for (int lane = 0; lane < kLanes; ++lane)
+      low[lane] = curve[below[lane]], high[lane] = curve[below[lane] + 1];
+    return low + (value - to_floats(below)) * (high - low);
+  }
+
+  const float *matrix, *mean, *curve;
+  bool mixes = false;  // the matrix is more than a factor per channel
+  float scale[3];
+};
+
+/// Three vectors of a channel each as pixels one after another.
+struct Interleave {
+  Interleave() {
+    for (int vector = 0; vector < 3; ++vector) {
+      for (int lane = 0; lane < kLanes; ++lane) {
+        const int at = vector * kLanes + lane, channel = at % 3, pixel = at / 3;
+        of_two[vector][lane] = channel == 1 ? kLanes + pixel : pixel;
+        of_three[vector][lane] = channel == 2 ? kLanes + pixel : lane;
+      }
+    }
+  }
+  IPR_MEMBER Floats operator()(const Floats (&colors)[3], int vector) const {
+    return __builtin_shuffle(__builtin_shuffle(colors[0], colors[1], of_two[vector]), colors[2],
+                             of_three[vector]);
+  }
+  FloatBits of_two[3], of_three[3];
+};
+
+/// The first `count` lanes, or all if there are no more; none if count is negative.
+template <class Element>
+IPR_INLINE void store_some(Element* p, Floats v, int64_t count) {
+  if (count >= kLanes) {
+    store(p, v);
+  } else if (count > 0) {
+    store_first(p, v, count);
   }
 }
 
 template <class Element>
-void store_row(const Warp& warp, int64_t patch, int64_t y, const float* const (&rows)[3]) {
-  Element* const patches = static_cast<Element*>(warp.patches);
-  if (warp.channels_last) {
-    Element* const out = patches + (patch * warp.height + y) * warp.width * 3;
-    for (int64_t x = 0; x < warp.width; x += kLanes) {
-      Element lanes[3][kLanes];
-      for (int i = 0; i < 3; ++i) store(lanes[i], load(rows[i] + x));
-      const int64_t left = warp.width - x < kLanes ? warp.width - x : kLanes;
-      for (int64_t lane = 0; lane < left; ++lane) {
-        for (int i = 0; i < 3; ++i) out[(x + lane) * 3 + i] = lanes[i][lane];
-      }
-    }
-    return;
-  }
-  for (int i = 0; i < 3; ++i) {
-    Element* const out = patches + ((patch * 3 + i) * warp.height + y) * warp.width;
-    int64_t x = 0;
-    for (; x + kLanes <= warp.width; x += kLanes) store(out + x, load(rows[i] + x));
-    if (x < warp.width) store_first(out + x, load(rows[i] + x), warp.width - x);
-  }
-}
-
-/// Colour, clip, gamma and normalisation of a row, in place.
-void finish_row(const Warp& warp, int64_t patch, const float* curve, float* const (&rows)[3]) {
-  const float* const m = warp.color ? warp.color + 12 * patch : nullptr;
-  float scale[3];
-  for (int i = 0; i < 3; ++i) scale[i] = 1.f / warp.std[i];
-  for (int64_t x = 0; x < warp.width; x += kLanes) {
-    Floats in[3];
-    for (int i = 0; i < 3; ++i) in[i] = load(rows[i] + x);
-    for (int i = 0; i < 3; ++i) {
-      Floats value = in[i];
-      if (m) value = m[4 * i] * in[0] + m[4 * i + 1] * in[1] + m[4 * i + 2] * in[2] + m[4 * i + 3];
-      value = value > 0.f ? value : Floats{};
-      value = value < 255.f ? value : Floats{} + 255.f;
-      if (curve) {
-        const FloatBits below = to_ints(value);
-        Floats low, high;
-        for (int lane = 0; lane < kLanes; ++lane)
-          low[lane] = curve[below[lane]], high[lane] = curve[below[lane] + 1];
-        value = low + (value - to_floats(below)) * (high - low);
-      }
-      store(rows[i] + x, (value - warp.mean[i]) * scale[i]);
-    }
-  }
-}
-
-void warp_rows(const Warp& warp, int64_t patch, int64_t begin, int64_t end, void* scratch) {
+void warp_rows(const Warp& warp, int64_t patch, int64_t begin, int64_t end, const float* curve) {
   const Picture region(warp.regions, patch);
-  const int64_t stride = (warp.width + kLanes - 1) / kLanes * kLanes;
-  float* const start = static_cast<float*>(scratch);
-  float* rgb[3] = {start, start + stride, start + 2 * stride};
-  float* const as_read[3] = {rgb[warp.bgr ? 2 : 0], rgb[1], rgb[warp.bgr ? 0 : 2]};
-  float* const planes[3] = {rgb[0], rgb[1], rgb[2]};
-  const float* const finished[3] = {rgb[0], rgb[1], rgb[2]};
-  float* curve = nullptr;
-  if (warp.gamma && warp.gamma[patch] != 1.f) {
-    curve = start + 3 * stride;
-    for (int i = 0; i < 256; ++i)
-      curve[i] = 255.f * __builtin_powf(static_cast<float>(i) / 255.f, warp.gamma[patch]);
-    curve[256] = curve[255];
-  }
-  const int samples = warp.antialias ? samples_of(region.affine) : 1;
+  const Sampler sampler(region, warp.antialias ? samples_of(region.affine) : 1);
+  const Finish finish(warp, patch, curve);
+  const Interleave interleave;
+  const int64_t first = warp.first_occluder ? warp.first_occluder[patch] : 0;
+  const int64_t last = warp.first_occluder ? warp.first_occluder[patch + 1] : 0;
+  const int64_t plane = warp.height * warp.width;
+  Element* const patch_out = static_cast<Element*>(warp.patches) + 3 * patch * plane;
+  const auto colors_at = [&](float x, float y, Floats(&colors)[3]) IPR_MEMBER {
+    sampler.take(x, y, colors);
+    if (warp.bgr) {
+      const Floats red = colors[2];
+      colors[2] = colors[0], colors[0] = red;
+    }
+    for (int64_t i = first; i < last; ++i) occlude(Picture(warp.occluders, i), x, y, colors);
+    finish.apply(colors);
+  };
+  Floats colors[3];
   for (int64_t y = begin; y < end; ++y) {
-    sample_row(region, samples, y, warp.width, as_read);
-    if (warp.first_occluder) {
-      for (int64_t i = warp.first_occluder[patch]; i < warp.first_occluder[patch + 1]; ++i) {
-        occlude_row(Picture(warp.occluders, i), y, warp.width, planes);
+    if (warp.channels_last) {
+      for (int64_t x = 0; x < warp.width; x += kLanes) {
+        colors_at(static_cast<float>(x), static_cast<float>(y), colors);
+        Element* const out = patch_out + 3 * (y * warp.width + x);
+        for (int i = 0; i < 3; ++i)
+          store_some(out + i * kLanes, interleave(colors, i), 3 * (warp.width - x) - i * kLanes);
+      }
+      continue;
+    }
+    for (int64_t from = 0; from < warp.width; from += kAtOnce) {
+      Floats rows[3][kAtOnce / kLanes];  // each is stored at once: three places in turn are slow
+      const int64_t count = warp.width - from < kAtOnce ? warp.width - from : kAtOnce;
+      for (int64_t x = 0; x < count; x += kLanes) {
+        colors_at(static_cast<float>(from + x), static_cast<float>(y), colors);
+        for (int i = 0; i < 3; ++i) {
+          rows[i][x / kLanes] = colors[i];
+          __builtin_prefetch(patch_out + i * plane + y * warp.width + from + x, 1, 3);
+        }
+      }
+      for (int i = 0; i < 3; ++i) {
+        Element* const out = patch_out + i * plane + y * warp.width + from;
+        for (int64_t x = 0; x < count; x += kLanes) store_some(out + x, rows[i][x / kLanes], count - x);
       }
     }
-    finish_row(warp, patch, curve, planes);
-    if (warp.output == Output::kFloat32) store_row<float>(warp, patch, y, finished);
-    if (warp.output == Output::kBFloat16) store_row<BFloat16>(warp, patch, y, finished);
-    if (warp.output == Output::kFloat16) store_row<Float16>(warp, patch, y, finished);
   }
+}
+
+void warp_rows(const Warp& warp, int64_t patch, int64_t begin, int64_t end) {
+  float points[257];
+  const float* curve = nullptr;
+  if (warp.gamma && warp.gamma[patch] != 1.f) {
+    for (int i = 0; i < 256; ++i)
+      points[i] = 255.f * __builtin_powf(static_cast<float>(i) / 255.f, warp.gamma[patch]);
+    points[256] = points[255];
+    curve = points;
+  }
+  if (warp.output == Output::kFloat32) warp_rows<float>(warp, patch, begin, end, curve);
+  if (warp.output == Output::kBFloat16) warp_rows<BFloat16>(warp, patch, begin, end, curve);
+  if (warp.output == Output::kFloat16) warp_rows<Float16>(warp, patch, begin, end, curve);
 }
 
 }  // namespace
