@@ -55,9 +55,10 @@ struct Picture {
         height(pictures.sizes[2 * index]),
         width(pictures.sizes[2 * index + 1]),
         affine(pictures.affine + 6 * index),
-        ahead((static_cast<int64_t>(kRowsAhead * affine[4]) * width +
-               static_cast<int64_t>(kRowsAhead * affine[1])) *
-              3) {}
+        ahead((whole(kRowsAhead * affine[4]) * width + whole(kRowsAhead * affine[1])) * 3) {}
+  /// Zero if there is no such integer, or a far one.
+  static int64_t whole(float v) { return v > -1e6f && v < 1e6f ? static_cast<int64_t>(v) : 0; }
+
   const uint8_t* pixels;
   int64_t left;  // bytes to the buffer's end
   int height, width;
@@ -127,8 +128,10 @@ IPR_INLINE void sample_inside(const Picture& picture, Floats u, Floats v, Floats
   const int stride = 3 * picture.width;
   const FloatBits at = top * stride + left * 3;
   // Gathers wait for memory: addresses that do not exist do no harm.
-  for (int lane = 0; lane < kLanes; lane += 4)
-    __builtin_prefetch(picture.pixels + picture.ahead + at[lane], 0, 3);
+  const uintptr_t ahead = reinterpret_cast<uintptr_t>(picture.pixels) + picture.ahead;
+  for (int lane = 0; lane < kLanes; lane += 4) {
+    __builtin_prefetch(reinterpret_cast<const void*>(ahead + at[lane]), 0, 3);
+  }
   FloatBits words[2][2];  // of the rows: bytes R G B R and G B . . of every lane's two pixels
   FloatBits even, odd;
   for (int i = 0; i < kLanes; ++i) even[i] = 2 * i, odd[i] = 2 * i + 1;
