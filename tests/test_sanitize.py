@@ -13,7 +13,7 @@ from tests import sanitize
 
 pytestmark = pytest.mark.skipif(not sanitize.runtimes(), reason="needs GCC with AddressSanitizer")
 
-KERNEL = "csrc/cpu/softmax_integral_kernel.cpp"
+KERNEL = "csrc/cpu/softmax_integral_tile.h"
 PROGRAM = """
 import sys, torch
 from ipr.ops import _library
@@ -45,8 +45,8 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # From two blocks per joint on, this is more than 2^63.
     replace(
         source / "csrc/cpu/softmax_integral.cpp",
-        "kBlockElements * per_joint /",
-        "INT64_MAX / 2 * per_joint * (per_joint + 1) /",
+        "kBlockElements * per_row /",
+        "INT64_MAX / 2 * per_row * (per_row + 1) /",
     )
     sanitize.build(source, folder, sanitize.FLAGS.replace("-O1", "-O0"))
     return folder

@@ -31,8 +31,9 @@ struct Blocks {
         by_pixels(v.joint_stride < v.mid_stride),
         rows(by_pixels ? v.batch : v.batch * v.joints),
         row_elements(v.mid * v.inner * (by_pixels ? v.joints : 1)) {
-    const int64_t slices = (by_pixels ? kPixelBlockElements : kBlockElements) / row_elements;
-    per_row = v.outer / std::clamp<int64_t>(slices, 1, v.outer);
+    const int64_t wanted = (by_pixels ? kPixelBlockElements : kBlockElements) / row_elements;
+    const int64_t slices = std::clamp<int64_t>(wanted, 1, v.outer);
+    per_row = (v.outer + slices - 1) / slices;
   }
 
   int64_t count() const { return rows * per_row; }
