@@ -8,8 +8,8 @@
 //     Softmax over each joint's volume, its expected coordinates and its three marginals, in one read of the
 //     logits. float32 and float64 give their own type, bfloat16 and float16 give float32; logsumexp is always
 //     float64, since the gradient needs more of it than float32 holds. Logits are read in place if their
-//     rows are contiguous or, with more than one depth, their depths (channels_last: [B,H,W,J*D] in memory);
-//     other layouts, channels_last heat maps among them, are copied.
+//     rows are contiguous or, channels_last ([B,H,W,J*D] in memory), their depths or the joints of heat maps;
+//     other layouts are copied.
 //
 //   ipr::softmax_integral_backward(logits, mean, px, py, pz, logsumexp,
 //                                  grad_mean?, grad_px?, grad_py?, grad_pz?, grad_logsumexp?)

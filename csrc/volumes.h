@@ -12,8 +12,8 @@ constexpr int64_t element_size(Element element) {
 }
 
 /// Volumes [batch, joints, outer, mid, inner]; strides in elements, the inner axis is contiguous.
-/// An NCHW network gives outer, mid, inner = z, y, x; a channels_last network gives y, x, z. The axes say
-/// which is which, in the order x, y, z.
+/// An NCHW network gives outer, mid, inner = z, y, x; a channels_last network gives y, x, z, and of heat maps
+/// inner = 1 with joint_stride = 1. The axes say which is which, in the order x, y, z.
 struct Volumes {
   int64_t batch, joints, outer, mid, inner;
   int64_t batch_stride, joint_stride, outer_stride, mid_stride;
