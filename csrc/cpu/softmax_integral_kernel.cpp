@@ -1,16 +1,8 @@
 // The inner loops of softmax_integral, compiled once per instruction set (IPR_ISA names it).
-#include "cpu/softmax_integral.h"
 #include "cpu/softmax_integral_tile.h"
 
 namespace ipr::cpu::IPR_ISA {
 namespace {
-
-/// The strip of a block's rows from `column` on.
-template <class Element, int kVectors, bool kTail>
-IPR_INLINE Tile<Element, kVectors, kTail> tile_of(const Block& block, int64_t column) {
-  const int64_t row_bytes = block.inner * int64_t{sizeof(Element)};
-  return {block.inner, column, block.end, block.mid_stride * (kPrefetchBytes / row_bytes + 1)};
-}
 
 /// Adds the exponentials of a tile to the sums per column, per row (lanes still apart) and per slice.
 template <class Element, int kVectors, bool kTail, class Exp, class Real, class Vector>
@@ -63,34 +55,8 @@ Real sum_block(const Block& block, const Exp& exponential, Real* columns, Real* 
   return total;
 }
 
-/// The largest logit of `slices` slices of `rows` rows, NaN left out; -inf where there is none.
-template <class Element, class Real = RealOf<Element>>
-Real maximum(const Block& block, int64_t slices, int64_t rows) {
-  using Vector = typename Lanes<Real>::Vector;
-  constexpr int kLanes = Lanes<Real>::kCount;
-  const Vector lowest = Vector{} - static_cast<Real>(__builtin_inf());
-  Vector largest = lowest;
-  for_each_tile<Real>(block.inner, [&]<int kVectors, bool kTail>(int64_t column) {
-    const auto tile = tile_of<Element, kVectors, kTail>(block, column);
-    const Element* const begin = static_cast<const Element*>(block.begin) + column;
-    for (int64_t z = 0; z < slices; ++z) {
-      for (int64_t y = 0; y < rows; ++y) {
-        const Element* row = begin + z * block.outer_stride + y * block.mid_stride;
-        for (int i = 0; i < kVectors; ++i) {
-          const Vector v = tile.inside(tile.load_at(row, i), i, lowest);
-          largest = v > largest ? v : largest;
-        }
-      }
-    }
-  });
-  Real result = largest[0];
-  for (int i = 1; i < kLanes; ++i) result = largest[i] > result ? largest[i] : result;
-  return result;
-}
-
-/// One pass, with the first row's maximum as the reference. Where later logits tower above it by so much that
-/// precision suffers (16 binary orders on average), or where that row is -inf throughout, the block's maximum
-/// is sought and the block summed (again) with that.
+/// One pass, with the first row's maximum as the reference. Where that is not precise, the block's maximum is
+/// sought and the block summed (again) with it.
 template <class Element>
 void forward(const Block& block, void* sums, void* scratch) {
   using Real = RealOf<Element>;
@@ -105,60 +71,41 @@ void forward(const Block& block, void* sums, void* scratch) {
                : sum_block<Element>(block, ExpFrom<Element>(from), columns, rows, slices, scratch);
   };
   *reference = maximum<Element>(block, 1, 1);
-  if (*reference > kLowest) {
-    const Real limit = static_cast<Real>(65536) * block.inner * block.mid * block.outer;
-    if (sum_from(*reference) <= limit) return;
-  }
+  if (*reference > kLowest && is_precise(*reference, sum_from(*reference), block)) return;
   *reference = maximum<Element>(block, block.outer, block.mid);
   sum_from(*reference > kLowest ? *reference : Real{0});
 }
 
 template <class Element, int kVectors, bool kTail, bool kStream, class Real>
-void gradient_tile(const Block& block, int64_t column, const Gradient& gradient, Real reference,
-                   const Real* a, const Real* b, const Real* c, Real constant, Real scale) {
+void gradient_tile(const Block& block, int64_t column, const Gradient& gradient, const Upstream<Real>& of,
+                   const Real* inner) {
   using Vector = typename Lanes<Real>::Vector;
   const auto tile = tile_of<Element, kVectors, kTail>(block, column);
   const Element* const begin = static_cast<const Element*>(block.begin) + column;
-  constexpr int kLanes = Lanes<Real>::kCount;
+  const Real reference = of.reference;  // in registers
   Vector columns[kVectors];
-  for (int i = 0; i < kVectors; ++i) columns[i] = load(a + column + i * kLanes) * scale;
+  for (int i = 0; i < kVectors; ++i) columns[i] = load(inner + column + i * tile.kLanes) * of.scale;
   for (int64_t z = 0; z < block.outer; ++z) {
     const Element* row = begin + z * block.outer_stride;
     Element* out = static_cast<Element*>(gradient.begin) + z * gradient.outer_stride + column;
     for (int64_t y = 0; y < block.mid; ++y, row += block.mid_stride, out += gradient.mid_stride) {
       tile.prefetch(row);
-      const Real shift = (b[y] + c[z] + constant) * scale;
+      const Real shift = (of.mid[y] + of.outer[z] + of.constant) * of.scale;
 #pragma GCC unroll 5
       for (int i = 0; i < kVectors; ++i) {
         const Vector value = exp(tile.load_at(row, i) - reference) * (columns[i] + shift);
-        if (tile.is_tail(i)) {
-          store_first(out + i * kLanes, value, tile.tail);
-        } else if constexpr (kStream) {
-          stream(out + i * kLanes, value);
-        } else {
-          store(out + i * kLanes, value);
-        }
+        tile.template store_at<kStream>(out, i, value);
       }
     }
   }
 }
 
-template <class Real>
-bool all_zero(const Real* values, int64_t count) {
-  bool zero = true;
-  for (int64_t i = 0; i < count; ++i) zero &= values[i] == 0;
-  return zero;
-}
-
 template <class Element>
 void backward(const Block& block, const Gradient& gradient, const Tables& tables, void* scratch) {
   using Real = RealOf<Element>;
-  const auto* b = static_cast<const Real*>(tables.mid);
-  const auto* c = static_cast<const Real*>(tables.outer);
-  const Real constant = *static_cast<const Real*>(tables.constant);
-  auto* out = static_cast<Element*>(gradient.begin);
-  if (constant == 0 && all_zero(static_cast<const Real*>(tables.inner), block.inner) &&
-      all_zero(b, block.mid) && all_zero(c, block.outer)) {
+  const Upstream<Real> of(block, tables, 0);
+  if (of.zero) {
+    Element* const out = static_cast<Element*>(gradient.begin);
     for (int64_t z = 0; z < block.outer; ++z) {
       for (int64_t y = 0; y < block.mid; ++y) {
         memset(out + z * gradient.outer_stride + y * gradient.mid_stride, 0, block.inner * sizeof(Element));
@@ -166,23 +113,16 @@ void backward(const Block& block, const Gradient& gradient, const Tables& tables
     }
     return;
   }
-  // Differences to a float32 reference are exact or nearly so; what the reference lacks of logsumexp is a
-  // common factor.
-  const Real reference = static_cast<Real>(*tables.logsumexp);
-  const Real scale = static_cast<Real>(__builtin_exp(static_cast<double>(reference) - *tables.logsumexp));
-  Real* a = static_cast<Real*>(scratch);  // padded to whole vectors
-  memset(a + block.inner, 0, Lanes<Real>::kCount * sizeof(Real));
-  memcpy(a, tables.inner, block.inner * sizeof(Real));
+  constexpr int64_t kLanes = Lanes<Real>::kCount;
+  Real* inner = static_cast<Real*>(scratch);  // padded to whole vectors
+  memset(inner + block.inner, 0, kLanes * sizeof(Real));
+  memcpy(inner, of.inner, block.inner * sizeof(Real));
   const auto run = [&]<bool kStream>() {
     for_each_tile<Real>(block.inner, [&]<int kVectors, bool kTail>(int64_t column) {
-      gradient_tile<Element, kVectors, kTail, kStream>(block, column, gradient, reference, a, b, c, constant,
-                                                       scale);
+      gradient_tile<Element, kVectors, kTail, kStream>(block, column, gradient, of, inner);
     });
   };
-  constexpr int64_t kLanes = Lanes<Real>::kCount;
-  const bool aligned = reinterpret_cast<uintptr_t>(out) % (kLanes * sizeof(Element)) == 0 &&
-                       gradient.outer_stride % kLanes == 0 && gradient.mid_stride % kLanes == 0;
-  if (gradient.stream && aligned) {
+  if (can_stream<Element>(gradient) && gradient.mid_stride % kLanes == 0) {
     run.template operator()<true>();
     end_stream();
   } else {

@@ -2,7 +2,6 @@
 // then the next pixel. Internal linkage throughout, as in simd.h.
 #pragma once
 
-#include "cpu/softmax_integral.h"
 #include "cpu/softmax_integral_tile.h"
 
 namespace {
@@ -40,47 +39,9 @@ struct Record {
     for (int64_t y = 0; y < block.outer; ++y) total += outer[y];
     return total;
   }
-  /// Whether the reference was a good one: see forward() in softmax_integral_kernel.cpp.
-  bool precise(const Pixels& block) const {
-    return *reference > -__builtin_inf() &&
-           total(block) <= static_cast<Real>(65536) * block.inner * block.mid * block.outer;
-  }
+  bool precise(const Pixels& block) const { return is_precise(*reference, total(block), block); }
 
   Real *reference, *inner, *mid, *outer;
 };
-
-/// What one joint's gradient is made of.
-template <class Real>
-struct Upstream {
-  Upstream(const Pixels& block, const ipr::cpu::Tables& tables, int64_t joint)
-      : inner(static_cast<const Real*>(tables.inner) + joint * tables.step),
-        mid(static_cast<const Real*>(tables.mid) + joint * tables.step),
-        outer(static_cast<const Real*>(tables.outer) + joint * tables.step),
-        constant(static_cast<const Real*>(tables.constant)[joint * tables.step]),
-        // Differences to a float32 reference are exact or nearly so; what the reference lacks of logsumexp is
-        // a common factor.
-        reference(static_cast<Real>(tables.logsumexp[joint])),
-        scale(static_cast<Real>(__builtin_exp(static_cast<double>(reference) - tables.logsumexp[joint]))),
-        zero(constant == 0 && all_zero(inner, block.inner) && all_zero(mid, block.mid) &&
-             all_zero(outer, block.outer)) {}
-
-  static bool all_zero(const Real* values, int64_t count) {
-    bool zero = true;
-    for (int64_t i = 0; i < count; ++i) zero &= values[i] == 0;
-    return zero;
-  }
-
-  const Real *inner, *mid, *outer;
-  Real constant, reference, scale;
-  bool zero;  // the joint is to be skipped, whatever its logits are
-};
-
-/// Whether all vectors of a row can be stored past the caches if those of its first pixel can.
-template <class Element>
-bool can_stream(const ipr::cpu::Gradient& gradient) {
-  constexpr int64_t kLanes = Lanes<RealOf<Element>>::kCount;
-  return gradient.stream && gradient.outer_stride % kLanes == 0 &&
-         reinterpret_cast<uintptr_t>(gradient.begin) % (kLanes * sizeof(Element)) == 0;
-}
 
 }  // namespace

@@ -73,22 +73,11 @@ void sum_volumes(const Pixels& block, int64_t whole, void* all_sums, int64_t ste
   }
 }
 
-/// The largest of the depths, NaN left out.
-template <class Element, class Real = RealOf<Element>>
-Real maximum(const Pixels& block, const Element* depths) {
-  using Vector = typename Lanes<Real>::Vector;
-  const Vector lowest = Vector{} - static_cast<Real>(__builtin_inf());
-  Vector largest = lowest;
-  for_each_tile<Real>(block.inner, [&]<int kVectors, bool kTail>(int64_t column) {
-    const Tile<Element, kVectors, kTail> tile(block.inner, column, block.end, 0);
-    for (int i = 0; i < kVectors; ++i) {
-      const Vector v = tile.inside(tile.load_at(depths + column, i), i, lowest);
-      largest = v > largest ? v : largest;
-    }
-  });
-  Real result = largest[0];
-  for (int i = 1; i < Lanes<Real>::kCount; ++i) result = largest[i] > result ? largest[i] : result;
-  return result;
+/// A joint's volume.
+template <class Element>
+Block volume_of(const Pixels& block, int64_t joint) {
+  const Element* const begin = static_cast<const Element*>(block.begin) + joint * block.joint_stride;
+  return {block.outer, block.mid, block.inner, block.outer_stride, block.mid_stride, begin, block.end};
 }
 
 /// With the maxima of the first pixel as references; a joint that its own does not suit is summed again,
@@ -96,9 +85,8 @@ Real maximum(const Pixels& block, const Element* depths) {
 template <Element kElement, class Stored>
 void forward(const Pixels& block, void* sums, int64_t step, void* scratch) {
   using Real = RealOf<Stored>;
-  const Stored* const begin = static_cast<const Stored*>(block.begin);
   for (int64_t j = 0; j < block.joints; ++j) {
-    *Record<Real>(block, sums, step, j).reference = maximum(block, begin + j * block.joint_stride);
+    *Record<Real>(block, sums, step, j).reference = maximum<Stored>(volume_of<Stored>(block, j), 1, 1);
   }
   with_last_tile<Real>(block.inner, [&]<int kVectors, bool kTail>(int64_t whole) {
     sum_volumes<Stored, kVectors, kTail>(block, whole, sums, step, scratch);
@@ -106,9 +94,7 @@ void forward(const Pixels& block, void* sums, int64_t step, void* scratch) {
   for (int64_t j = 0; j < block.joints; ++j) {
     const Record<Real> record(block, sums, step, j);
     if (FastExpFrom<Stored>::fits(*record.reference) && record.precise(block)) continue;
-    const Block alone = {block.outer,        block.mid,        block.inner,
-                         block.outer_stride, block.mid_stride, begin + j * block.joint_stride,
-                         block.end};
+    const Block alone = volume_of<Stored>(block, j);
     kSoftmaxIntegral.forward[static_cast<int>(kElement)](alone, record.reference, scratch);
   }
 }
@@ -120,13 +106,7 @@ IPR_INLINE void gradient_of_depths(const Tile<Stored, kVectors, kTail>& tile, co
 #pragma GCC unroll 5
   for (int i = 0; i < kVectors; ++i) {
     const auto value = exp(tile.load_at(depths, i) - reference) * (load(inner + i * tile.kLanes) + shift);
-    if (tile.is_tail(i)) {
-      store_first(out + i * tile.kLanes, value, tile.tail);
-    } else if constexpr (kStream) {
-      stream(out + i * tile.kLanes, value);
-    } else {
-      store(out + i * tile.kLanes, value);
-    }
+    tile.template store_at<kStream>(out, i, value);
   }
 }
 

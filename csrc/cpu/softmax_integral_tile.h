@@ -1,8 +1,9 @@
-// How the kernels of softmax_integral cut rows of logits into vectors. Internal linkage throughout, as in
-// simd.h.
+// How the kernels of softmax_integral cut rows of logits into vectors, and what they make of a block's sums
+// and tables. Internal linkage throughout, as in simd.h.
 #pragma once
 
 #include "cpu/simd.h"
+#include "cpu/softmax_integral.h"
 
 namespace {
 
@@ -55,6 +56,18 @@ struct Tile {
       memcpy(columns + i * kLanes, &sums[i], (is_tail(i) ? tail : kLanes) * sizeof(Real));
     }
   }
+  /// Vector i of a row that is as long; `kStream`: past the caches, where that is aligned.
+  template <bool kStream>
+  IPR_MEMBER void store_at(Element* row, int i, Vector value) const {
+    Element* const p = row + i * kLanes;
+    if (is_tail(i)) {
+      store_first(p, value, tail);
+    } else if constexpr (kStream) {
+      stream(p, value);
+    } else {
+      store(p, value);
+    }
+  }
   /// Vector i with `other` outside of the row.
   IPR_MEMBER Vector inside(Vector v, int i, Vector other = Vector{}) const {
     return is_tail(i) ? (in_tail ? v : other) : v;
@@ -100,6 +113,81 @@ IPR_INLINE void for_each_tile(int64_t inner, const Visit& visit) {
     for (int64_t i = 0; i < whole; ++i) visit.template operator()<4, false>(i * kWidth);
     visit.template operator()<kVectors, kTail>(whole * kWidth);
   });
+}
+
+/// The strip of a block's rows from `column` on.
+template <class Element, int kVectors, bool kTail>
+IPR_INLINE Tile<Element, kVectors, kTail> tile_of(const ipr::cpu::Block& block, int64_t column) {
+  const int64_t row_bytes = block.inner * int64_t{sizeof(Element)};
+  return {block.inner, column, block.end, block.mid_stride * (kPrefetchBytes / row_bytes + 1)};
+}
+
+/// The largest logit of `slices` slices of `rows` rows, NaN left out; -inf where there is none.
+template <class Element, class Real = RealOf<Element>>
+Real maximum(const ipr::cpu::Block& block, int64_t slices, int64_t rows) {
+  using Vector = typename Lanes<Real>::Vector;
+  constexpr int kLanes = Lanes<Real>::kCount;
+  const Vector lowest = Vector{} - static_cast<Real>(__builtin_inf());
+  Vector largest = lowest;
+  for_each_tile<Real>(block.inner, [&]<int kVectors, bool kTail>(int64_t column) {
+    const auto tile = tile_of<Element, kVectors, kTail>(block, column);
+    const Element* const begin = static_cast<const Element*>(block.begin) + column;
+    for (int64_t z = 0; z < slices; ++z) {
+      for (int64_t y = 0; y < rows; ++y) {
+        const Element* row = begin + z * block.outer_stride + y * block.mid_stride;
+        for (int i = 0; i < kVectors; ++i) {
+          const Vector v = tile.inside(tile.load_at(row, i), i, lowest);
+          largest = v > largest ? v : largest;
+        }
+      }
+    }
+  });
+  Real result = largest[0];
+  for (int i = 1; i < kLanes; ++i) result = largest[i] > result ? largest[i] : result;
+  return result;
+}
+
+/// Whether sums are precise that were made with a reference: not where later logits tower above it by 16
+/// binary orders on average, nor where it is -inf. `of`: the block or pixels that were summed.
+template <class Real, class Sizes>
+bool is_precise(Real reference, Real total, const Sizes& of) {
+  const Real limit = static_cast<Real>(65536) * of.inner * of.mid * of.outer;
+  return reference > -__builtin_inf() && total <= limit;
+}
+
+/// What one joint's gradient in a block or in pixels is made of.
+template <class Real>
+struct Upstream {
+  template <class Sizes>
+  Upstream(const Sizes& of, const ipr::cpu::Tables& tables, int64_t joint)
+      : inner(static_cast<const Real*>(tables.inner) + joint * tables.step),
+        mid(static_cast<const Real*>(tables.mid) + joint * tables.step),
+        outer(static_cast<const Real*>(tables.outer) + joint * tables.step),
+        constant(static_cast<const Real*>(tables.constant)[joint * tables.step]),
+        // Differences to a float32 reference are exact or nearly so; what the reference lacks of logsumexp is
+        // a common factor.
+        reference(static_cast<Real>(tables.logsumexp[joint])),
+        scale(static_cast<Real>(__builtin_exp(static_cast<double>(reference) - tables.logsumexp[joint]))),
+        zero(constant == 0 && all_zero(inner, of.inner) && all_zero(mid, of.mid) &&
+             all_zero(outer, of.outer)) {}
+
+  static bool all_zero(const Real* values, int64_t count) {
+    bool zero = true;
+    for (int64_t i = 0; i < count; ++i) zero &= values[i] == 0;
+    return zero;
+  }
+
+  const Real *inner, *mid, *outer;
+  Real constant, reference, scale;
+  bool zero;  // the joint is to be skipped, whatever its logits are
+};
+
+/// Whether all vectors of rows can be stored past the caches if rows are multiples of a vector apart.
+template <class Element>
+bool can_stream(const ipr::cpu::Gradient& gradient) {
+  constexpr int64_t kLanes = Lanes<RealOf<Element>>::kCount;
+  return gradient.stream && gradient.outer_stride % kLanes == 0 &&
+         reinterpret_cast<uintptr_t>(gradient.begin) % (kLanes * sizeof(Element)) == 0;
 }
 
 }  // namespace

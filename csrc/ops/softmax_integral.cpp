@@ -95,6 +95,13 @@ struct Logits {
   Sizes sizes, strides;
 };
 
+Tensor empty(const Tensor& like, int64_t batch, int64_t joints, ScalarType dtype) {
+  return empty<2>(like, {batch, joints}, {joints, 1}, dtype);
+}
+Tensor empty(const Tensor& like, int64_t batch, int64_t joints, int64_t length, ScalarType dtype) {
+  return empty<3>(like, {batch, joints, length}, {joints * length, length, 1}, dtype);
+}
+
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> softmax_integral(const Tensor& given) {
   const Logits logits(given);
   const auto [batch, joints, depth, height, width] = logits.sizes;

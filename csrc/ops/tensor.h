@@ -53,13 +53,6 @@ Tensor empty(const Tensor& like, const std::array<int64_t, kDims>& sizes,
   return Tensor(handle);
 }
 
-Tensor empty(const Tensor& like, int64_t batch, int64_t joints, ScalarType dtype) {
-  return empty<2>(like, {batch, joints}, {joints, 1}, dtype);
-}
-Tensor empty(const Tensor& like, int64_t batch, int64_t joints, int64_t length, ScalarType dtype) {
-  return empty<3>(like, {batch, joints, length}, {joints * length, length, 1}, dtype);
-}
-
 void parallel_for(int64_t begin, int64_t end, int64_t grain, cpu::Body body, void* context) {
   TORCH_ERROR_CODE_CHECK(torch_parallel_for(begin, end, grain, body, context));
 }
