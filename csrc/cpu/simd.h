@@ -295,62 +295,48 @@ IPR_INLINE Doubles exp(Doubles x) {
   return p * bit_cast<Doubles>(bit_cast<DoubleBits>(t) << 52);
 }
 
-/// e^(x - reference), for one reference after the other.
-template <class Element, class Real = typename Compute<Element>::Real>
+/// e^(x - reference).
+template <class Real>
 struct ExpFrom {
   using Vector = typename Lanes<Real>::Vector;
-  static constexpr bool fits(Real) { return true; }
-  IPR_MEMBER explicit ExpFrom(Real reference) : reference(reference) {}
   IPR_MEMBER Vector operator()(Vector x) const { return exp(x - reference); }
   Real reference;
 };
 
-template <class Element>
-struct Fast {
-  using ExpFrom = ::ExpFrom<Element>;
+/// e^x in the fewest steps.
+template <class Real>
+struct FastExp {
+  using Vector = typename Lanes<Real>::Vector;
+  IPR_MEMBER Vector operator()(Vector x) const { return exp(x); }
 };
 #if defined(__AVX512F__)
-/// The same for halves, as a product, for the caller's sum to take in as an FMA: 2^(k/16) 2^r 2^floor(y),
-/// where y = x log2(e) - offset is rounded once, 2^(k/16) is from a table, and 2^r, r in 0..1/16, is a
-/// minimax fit to 4e-7 relative of a multiple of it (by 1 - 4e-7, the same for all x). What the offset was
-/// rounded by is in the table.
-struct TableExpFrom {
-  static constexpr float kLog2e = 1.44269504088896341f;
-  /// From here on rounding of the offset matters (and it overflows at last).
-  static constexpr bool fits(float reference) { return __builtin_fabsf(reference) < 0x1p20f; }
-
-  IPR_MEMBER explicit TableExpFrom(float reference) : offset(Floats{} + reference * kLog2e) {
-    const double rounded = static_cast<double>(offset[0]) - static_cast<double>(reference) * kLog2e;
-    const Floats powers = {1.f,          1.044273782f, 1.090507733f, 1.138788635f, 1.189207115f, 1.241857812f,
-                           1.296839555f, 1.354255547f, 1.414213562f, 1.476826146f, 1.542210825f, 1.610490332f,
-                           1.681792831f, 1.756252160f, 1.834008086f, 1.915206561f};
-    table = powers * static_cast<float>(__builtin_exp2(rounded));
-  }
+/// To 2.5e-7 relative (and 2e-8 |x|), as a product, for the caller's sum to take in as an FMA. NaN of
+/// infinities and from +-1e26 or so on.
+///
+/// With y = x log2(e) = j / 32 + r, |r| <= 1/64, and u = r + 46/32 it is 2^(j / 32), of which a table has the
+/// fraction of the exponent, times c (u^2 + b): a parabola with its vertex at -46/32, so near to the best one
+/// (at -1 / log(2)) that no term for r alone is missed: b and c are a minimax fit to 1.3e-7.
+template <>
+struct FastExp<float> {
   IPR_MEMBER Floats operator()(Floats x) const {
-    constexpr float kRound = 786432.f;  // 1.5 * 2^19: added, it leaves sixteenths in the low bits
-    const Floats y = _mm512_fmsub_ps(x, Floats{} + kLog2e, offset);  // as one operation, at any -O
-    const Floats r = _mm512_reduce_ps(y, 0x41);                      // y - floor(16 y) / 16; 0 for infinities
-    const Floats t = _mm512_add_round_ps(y, Floats{} + kRound, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
-    const Floats power = _mm512_permutexvar_ps(_mm512_castps_si512(t), table);
-    Floats p = r * 0.24547948f + 0.6930239f;
-    p = p * r + 1.f;
-    return p * _mm512_scalef_ps(power, y);
+    constexpr float kRound = 393216.f;  // 1.5 * 2^18: added, it leaves j in the low bits
+    const Floats log2e = Floats{} + 1.44269504088896341f;
+    const Floats t = _mm512_fmadd_ps(x, log2e, Floats{} + kRound);
+    const Floats d = t - (kRound + 1.4375f);        // (j - 46) / 32
+    const Floats u = _mm512_fmsub_ps(x, log2e, d);  // rounded once
+    const Floats p = u * u + 2.08126f;
+    const Floats power = _mm512_permutex2var_ps(low, bit_cast<__m512i>(t), high);
+    return p * _mm512_scalef_ps(power, d);
   }
 
-  Floats offset, table;
-};
-template <>
-struct Fast<BFloat16> {
-  using ExpFrom = TableExpFrom;
-};
-template <>
-struct Fast<Float16> {
-  using ExpFrom = TableExpFrom;
+  // c 2^(k / 32), times what d's whole part lacks of j's: 2^2 for k < 14, 2^1 from there on
+  Floats low = {0.964397675f, 0.985515234f, 1.00709521f, 1.02914772f, 1.05168312f, 1.07471198f,
+                1.09824511f,  1.12229355f,  1.14686858f, 1.17198173f, 1.19764479f, 1.22386979f,
+                1.25066905f,  1.27805514f,  0.65302045f, 0.667319736f};
+  Floats high = {0.681932136f, 0.696864505f, 0.712123851f, 0.727717332f, 0.743652267f, 0.759936131f,
+                 0.776576566f, 0.793581378f, 0.810958548f, 0.828716228f, 0.84686275f,  0.865406629f,
+                 0.884356567f, 0.903721454f, 0.923510377f, 0.943732621f};
 };
 #endif
-
-/// The faster one for references that fit.
-template <class Element>
-using FastExpFrom = typename Fast<Element>::ExpFrom;
 
 }  // namespace

@@ -4,41 +4,56 @@
 namespace ipr::cpu::IPR_ISA {
 namespace {
 
-/// Adds the exponentials of a tile to the sums per column, per row (lanes still apart) and per slice.
+/// Adds the exponentials of kSlices slices of a tile to the sums per column, per row (lanes still apart) and
+/// per slice.
+template <int kSlices, class Element, int kVectors, bool kTail, class Exp, class Real, class Vector>
+IPR_INLINE void sum_slices(const Block& block, const Tile<Element, kVectors, kTail>& tile, const Element* row,
+                           const Exp& exp_of, Vector (&totals)[kVectors], Vector* rows, Real* slices) {
+  Vector sums[kSlices][kVectors] = {};
+  for (int64_t y = 0; y < block.mid; ++y, row += block.mid_stride) {
+    Vector row_sum = rows[y];
+#pragma GCC unroll 2
+    for (int z = 0; z < kSlices; ++z) {
+      const Element* const p = row + z * block.outer_stride;
+      tile.prefetch(p);
+      Vector logits[kVectors];
+      tile.load_row(p, logits);
+#pragma GCC unroll 5
+      for (int i = 0; i < kVectors; ++i) {
+        const Vector value = tile.inside(exp_of(logits[i]), i);
+        sums[z][i] += value;
+        row_sum += value;
+      }
+    }
+    rows[y] = row_sum;
+  }
+  for (int z = 0; z < kSlices; ++z) {
+    Vector slice_sum = {};
+    for (int i = 0; i < kVectors; ++i) {
+      totals[i] += sums[z][i];
+      slice_sum += sums[z][i];
+    }
+    slices[z] += sum(slice_sum);
+  }
+}
+
+/// The same for all slices of a tile, two at a time: what is read as two streams comes sooner.
 template <class Element, int kVectors, bool kTail, class Exp, class Real, class Vector>
 void sum_tile(const Block& block, int64_t column, const Exp& exponential, Real* columns, Vector* rows,
               Real* slices) {
   const auto tile = tile_of<Element, kVectors, kTail>(block, column);
-  const Element* const begin = static_cast<const Element*>(block.begin) + column;
+  const Element* slice = static_cast<const Element*>(block.begin) + column;
   const Exp exp_of = exponential;  // in registers
   Vector totals[kVectors] = {};
-  for (int64_t z = 0; z < block.outer; ++z) {
-    const Element* row = begin + z * block.outer_stride;
-    Vector sums[kVectors] = {};
-    for (int64_t y = 0; y < block.mid; ++y, row += block.mid_stride) {
-      tile.prefetch(row);
-      Vector logits[kVectors];
-      tile.load_row(row, logits);
-      Vector row_sum;
-#pragma GCC unroll 5
-      for (int i = 0; i < kVectors; ++i) {
-        const Vector value = tile.inside(exp_of(logits[i]), i);
-        sums[i] += value;
-        row_sum = i == 0 ? value : row_sum + value;
-      }
-      rows[y] += row_sum;
-    }
-    Vector slice_sum = {};
-    for (int i = 0; i < kVectors; ++i) {
-      totals[i] += sums[i];
-      slice_sum += sums[i];
-    }
-    slices[z] += sum(slice_sum);
+  int64_t z = 0;
+  for (; z + 2 <= block.outer; z += 2, slice += 2 * block.outer_stride) {
+    sum_slices<2>(block, tile, slice, exp_of, totals, rows, slices + z);
   }
+  if (z < block.outer) sum_slices<1>(block, tile, slice, exp_of, totals, rows, slices + z);
   tile.store_sums(totals, columns + column);
 }
 
-/// Sums of exp(logit - reference); their total.
+/// Sums of exponentials; their total.
 template <class Element, class Exp, class Real = RealOf<Element>>
 Real sum_block(const Block& block, const Exp& exponential, Real* columns, Real* rows, Real* slices,
                void* scratch) {
@@ -55,8 +70,8 @@ Real sum_block(const Block& block, const Exp& exponential, Real* columns, Real* 
   return total;
 }
 
-/// One pass, with the first row's maximum as the reference. Where that is not precise, the block's maximum is
-/// sought and the block summed (again) with it.
+/// One pass, with the first row's maximum as the reference, or 0 if that will do. Where that is not precise,
+/// the block's maximum is sought and the block summed again with it.
 template <class Element>
 void forward(const Block& block, void* sums, void* scratch) {
   using Real = RealOf<Element>;
@@ -65,15 +80,18 @@ void forward(const Block& block, void* sums, void* scratch) {
   Real* columns = reference + 1;
   Real* rows = columns + block.inner;
   Real* slices = rows + block.mid;
-  const auto sum_from = [&](Real from) {
-    return FastExpFrom<Element>::fits(from)
-               ? sum_block<Element>(block, FastExpFrom<Element>(from), columns, rows, slices, scratch)
-               : sum_block<Element>(block, ExpFrom<Element>(from), columns, rows, slices, scratch);
+  const auto sum_with = [&](const auto& exponential) {
+    return sum_block<Element>(block, exponential, columns, rows, slices, scratch);
   };
   *reference = maximum<Element>(block, 1, 1);
-  if (*reference > kLowest && is_precise(*reference, sum_from(*reference), block)) return;
+  if (near_zero(*reference)) {
+    *reference = 0;
+    if (has_room(sum_with(FastExp<Real>()))) return;
+  } else if (*reference > kLowest) {
+    if (is_precise(*reference, sum_with(ExpFrom<Real>{*reference}), block)) return;
+  }
   *reference = maximum<Element>(block, block.outer, block.mid);
-  sum_from(*reference > kLowest ? *reference : Real{0});
+  sum_with(ExpFrom<Real>{*reference > kLowest ? *reference : Real{0}});
 }
 
 template <class Element, int kVectors, bool kTail, bool kStream, class Real>

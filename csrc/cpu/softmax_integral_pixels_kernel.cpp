@@ -5,20 +5,28 @@
 namespace ipr::cpu::IPR_ISA {
 namespace {
 
-/// Adds the exponentials of some depths to their sums; gives their total, lanes apart.
-template <class Element, int kVectors, bool kTail, class Exp, class Real>
-IPR_INLINE auto add_depths(const Tile<Element, kVectors, kTail>& tile, const Element* depths,
-                           const Exp& exp_of, Real* sums) {
-  typename Lanes<Real>::Vector logits[kVectors], total;
-  tile.prefetch(depths);
-  tile.load_row(depths, logits);
+/// Adds the exponentials of some depths of kRows pixels, a row apart, to their sums, and to the pixels'
+/// totals (lanes apart).
+template <int kRows, class Element, int kVectors, bool kTail, class Exp, class Real, class Vector>
+IPR_INLINE void add_depths(const Tile<Element, kVectors, kTail>& tile, const Element* depths, int64_t row,
+                           const Exp& exp_of, Real* sums, Vector (&totals)[kRows]) {
+  Vector found[kVectors];
 #pragma GCC unroll 5
-  for (int i = 0; i < kVectors; ++i) {
-    const auto value = tile.inside(exp_of(logits[i]), i);
-    total = i == 0 ? value : total + value;
-    store(sums + i * tile.kLanes, load(sums + i * tile.kLanes) + value);
+  for (int i = 0; i < kVectors; ++i) found[i] = load(sums + i * tile.kLanes);
+#pragma GCC unroll 2
+  for (int y = 0; y < kRows; ++y) {
+    Vector logits[kVectors];
+    tile.prefetch(depths + y * row);
+    tile.load_row(depths + y * row, logits);
+#pragma GCC unroll 5
+    for (int i = 0; i < kVectors; ++i) {
+      const Vector value = tile.inside(exp_of(logits[i]), i);
+      totals[y] += value;
+      found[i] += value;
+    }
   }
-  return total;
+#pragma GCC unroll 5
+  for (int i = 0; i < kVectors; ++i) store(sums + i * tile.kLanes, found[i]);
 }
 
 template <class Element, int kVectors, bool kTail, class Real>
@@ -28,7 +36,7 @@ void copy_depths(const Tile<Element, kVectors, kTail>& tile, const Real* sums, R
   tile.store_sums(vectors, depths);
 }
 
-/// Sums of exp(logit - reference), into the joints' records.
+/// Sums of exponentials, without a reference, into the joints' records.
 template <class Element, int kVectors, bool kTail, class Real = RealOf<Element>>
 void sum_volumes(const Pixels& block, int64_t whole, void* all_sums, int64_t step, void* scratch) {
   constexpr int64_t kLanes = Lanes<Real>::kCount, kWidth = 4 * kLanes;
@@ -37,35 +45,35 @@ void sum_volumes(const Pixels& block, int64_t whole, void* all_sums, int64_t ste
   const Tile<Element, 4, false> tile(block.inner, 0, block.end, kAhead);
   const Tile<Element, kVectors, kTail> last(block.inner, whole * kWidth, block.end, kAhead);
   Arena arena = {static_cast<char*>(scratch)};
-  using Exp = FastExpFrom<Element>;
-  Exp* const exponentials = arena.zeros<Exp>(joints);
-  for (int64_t j = 0; j < joints; ++j) {
-    const Real reference = *Record<Real>(block, all_sums, step, j).reference;
-    const Exp exp_of(Exp::fits(reference) && reference > -__builtin_inf() ? reference : Real{0});
-    memcpy(static_cast<void*>(exponentials + j), &exp_of, sizeof(Exp));
-  }
   Real* const inner = arena.zeros<Real>(joints * depths);
   Real* const mid = arena.zeros<Real>(joints * block.mid);
   Real* const outer = arena.zeros<Real>(joints * block.outer);
-  for (int64_t y = 0; y < block.outer; ++y) {
+  const FastExp<Real> exp_of;
+  const auto sum_rows = [&]<int kRows>(int64_t y) {
     const Element* pixel = static_cast<const Element*>(block.begin) + y * block.outer_stride;
     for (int64_t x = 0; x < block.mid; ++x, pixel += block.mid_stride) {
       for (int64_t j = 0; j < joints; ++j) {
         const Element* const logits = pixel + j * block.joint_stride;
-        const Exp exp_of = exponentials[j];
         Real* const sums = inner + j * depths;
-        auto total = add_depths(last, logits + whole * kWidth, exp_of, sums + whole * kWidth);
+        typename Lanes<Real>::Vector totals[kRows] = {};
         for (int64_t i = 0; i < whole; ++i) {
-          total += add_depths(tile, logits + i * kWidth, exp_of, sums + i * kWidth);
+          add_depths(tile, logits + i * kWidth, block.outer_stride, exp_of, sums + i * kWidth, totals);
         }
-        const Real pixel_sum = sum(total);
-        mid[x * joints + j] += pixel_sum;
-        outer[y * joints + j] += pixel_sum;
+        add_depths(last, logits + whole * kWidth, block.outer_stride, exp_of, sums + whole * kWidth, totals);
+        for (int i = 0; i < kRows; ++i) {
+          const Real pixel_sum = sum(totals[i]);
+          mid[x * joints + j] += pixel_sum;
+          outer[(y + i) * joints + j] += pixel_sum;
+        }
       }
     }
-  }
+  };
+  int64_t y = 0;
+  for (; y + 2 <= block.outer; y += 2) sum_rows.template operator()<2>(y);
+  if (y < block.outer) sum_rows.template operator()<1>(y);
   for (int64_t j = 0; j < joints; ++j) {
     const Record<Real> record(block, all_sums, step, j);
+    *record.reference = 0;
     record.take(block, j, mid, outer);
     const Real* const sums = inner + j * depths;
     for (int64_t i = 0; i < whole; ++i) copy_depths(tile, sums + i * kWidth, record.inner + i * kWidth);
@@ -80,21 +88,17 @@ Block volume_of(const Pixels& block, int64_t joint) {
   return {block.outer, block.mid, block.inner, block.outer_stride, block.mid_stride, begin, block.end};
 }
 
-/// With the maxima of the first pixel as references; a joint that its own does not suit is summed again,
-/// alone.
+/// A joint that needs a reference is summed again, alone.
 template <Element kElement, class Stored>
 void forward(const Pixels& block, void* sums, int64_t step, void* scratch) {
   using Real = RealOf<Stored>;
-  for (int64_t j = 0; j < block.joints; ++j) {
-    *Record<Real>(block, sums, step, j).reference = maximum<Stored>(volume_of<Stored>(block, j), 1, 1);
-  }
   with_last_tile<Real>(block.inner, [&]<int kVectors, bool kTail>(int64_t whole) {
     sum_volumes<Stored, kVectors, kTail>(block, whole, sums, step, scratch);
   });
   for (int64_t j = 0; j < block.joints; ++j) {
     const Record<Real> record(block, sums, step, j);
-    if (FastExpFrom<Stored>::fits(*record.reference) && record.precise(block)) continue;
     const Block alone = volume_of<Stored>(block, j);
+    if (near_zero(maximum<Stored>(alone, 1, 1)) && has_room(record.total(block))) continue;
     kSoftmaxIntegral.forward[static_cast<int>(kElement)](alone, record.reference, scratch);
   }
 }

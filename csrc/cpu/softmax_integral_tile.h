@@ -7,7 +7,7 @@
 
 namespace {
 
-constexpr int64_t kPrefetchBytes = 6144;
+constexpr int64_t kPrefetchBytes = 20480;
 
 template <class Element>
 using RealOf = typename Compute<Element>::Real;
@@ -147,8 +147,19 @@ Real maximum(const ipr::cpu::Block& block, int64_t slices, int64_t rows) {
   return result;
 }
 
+/// Whether sums of exponentials need no reference, if `first` is the largest of a few of the logits: if their
+/// total turns out to have no room in float32, or to be NaN, they did.
+template <class Real>
+bool near_zero(Real first) {
+  return __builtin_fabs(first) < 40;
+}
+template <class Real>
+bool has_room(Real total) {
+  return total <= static_cast<Real>(1e37);
+}
+
 /// Whether sums are precise that were made with a reference: not where later logits tower above it by 16
-/// binary orders on average, nor where it is -inf. `of`: the block or pixels that were summed.
+/// binary orders on average, nor where it is -inf. `of`: what was summed.
 template <class Real, class Sizes>
 bool is_precise(Real reference, Real total, const Sizes& of) {
   const Real limit = static_cast<Real>(65536) * of.inner * of.mid * of.outer;

@@ -69,6 +69,20 @@ def test_not_a_number_stays_in_its_joint(kernels: str, value: float, dtype: torc
         assert gradient[1, 1].isnan().all() and not gradient[others].isnan().any()
 
 
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("rise", [0, 35, 60, 90, 300])
+def test_joints_at_different_levels(
+    kernels: str, rise: int, dtype: torch.dtype, layout: str, tolerance: Tolerance
+) -> None:
+    """Around the levels from which sums take a reference, and with a part far above what is read first."""
+    level = torch.tensor([-1e4, -90, -41, -39, 0, 39, 41, 80, 90, 1e4]).view(-1, 1, 1, 1)
+    logits = random_logits((2, len(level), 11, 16, 18), torch.float64) + level
+    logits[:, :, 7:] += rise
+    logits = LAYOUTS[layout](logits.to(dtype).to(kernels))
+    assert_integral(softmax_integral(logits), softmax_integral_reference(logits.double()), tolerance)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_nothing_but_the_largest_or_lowest_number(
     kernels: str, dtype: torch.dtype, tolerance: Tolerance
