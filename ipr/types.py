@@ -139,6 +139,7 @@ class PoseTable:
     root_depth: np.ndarray | None = None  # [N] mm
     group: dict[str, np.ndarray] | None = None  # [N] per name: subject, action, camera ...
     extra: dict[str, np.ndarray] | None = None  # [N, ...] per name: head size, area, image id ...
+    description: str = ""  # for the log: the layout that was found, what was left out and why
 
     def __len__(self) -> int:
         return len(self.boxes_xywh)

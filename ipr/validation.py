@@ -19,6 +19,7 @@ from ipr.config import AugmentConfig, ConfigError, PatchConfig, RunConfig
 from ipr.decode import decode
 from ipr.distributed import ALONE, Group
 from ipr.images import FileImages
+from ipr.retarget import to_skeleton
 from ipr.skeleton import by_name
 from ipr.types import Batch, NetworkOutput, Poses, PoseTable, Skeleton
 
@@ -85,8 +86,10 @@ def load_table(
     table: PoseTable = run.data.located(dataset).build()
     if len(table) == 0:
         raise RunError(f"{name} is empty: {config.to_dict(dataset)} has no rows")
-    if table.skeleton != by_name(run.skeleton):
-        raise ConfigError(f"skeleton: {run.skeleton}, but {name} has the joints of {table.skeleton.name}")
+    try:
+        table = to_skeleton(table, by_name(run.skeleton))
+    except ValueError as error:
+        raise ConfigError(f"{name}, skeleton: {error}") from None
     if table.depth_unit != loader.DEPTH_UNITS[run.depth.rule] and table.weight[..., 2].any():
         raise ConfigError(
             f"depth.rule: {run.depth.rule} takes depth in {loader.DEPTH_UNITS[run.depth.rule]}, "

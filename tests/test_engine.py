@@ -302,7 +302,7 @@ def test_an_empty_dataset_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_dataset_with_other_joints_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"skeleton: h36m_18, but data\.valid has the joints of coco_17"):
+    with pytest.raises(ConfigError, match=r"data\.valid, skeleton: depth of coco_17 cannot be"):
         validation.load_table(tiny_run(), People(12, "coco_17"), "data.valid", None, tmp_path)
 
 

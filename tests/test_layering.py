@@ -18,6 +18,7 @@ LAYERS = (
         "config",
         "skeleton",
         "geometry",
+        "retarget",
         "images",
         "distributed",
         "sampler",
