@@ -23,15 +23,16 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, default_collate
 
 from bench import common
 from bench.common import Timing, Variant
 from bench.decode import photograph
+from bench.original_recipe import Draw, Rows
 from ipr import loader, skeleton, validation
 from ipr.augment import draw
 from ipr.cache import CropCache
-from ipr.config import AugmentConfig, DepthConfig, PatchConfig
+from ipr.config import AugmentConfig, DepthConfig, PatchConfig, RunConfig
 from ipr.geometry import crop_box
 from ipr.images import FileImages
 from ipr.loader import Mix, touched_region
@@ -100,62 +101,14 @@ class JpegCrops:
         return Pixels(data, *self._places[row])
 
 
-class Original(Dataset[tuple[Tensor, Tensor, Tensor]]):
-    """The algorithm of the ECCV 2018 code: whole picture, mirrored copy, warp, channels in numpy."""
-
-    def __init__(self, table: PoseTable, decode: Callable[[int], np.ndarray] | None = None) -> None:
-        self.table, self.decode = table, decode or self.imread
-        self.crops = crop_box(table.boxes_xywh, table.box_rule, 1.0)
-
-    def __len__(self) -> int:
-        return len(self.table)
-
-    def imread(self, row: int) -> np.ndarray:
-        return cv2.imread(self.table.image.name(row), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-
-    def __getitem__(self, row: int) -> tuple[Tensor, Tensor, Tensor]:
-        scale = 1 + AUGMENT.scale * np.clip(np.random.randn(), -1.0, 1.0)  # noqa: NPY002
-        turned = np.random.rand() < AUGMENT.rotation_probability  # noqa: NPY002
-        angle = AUGMENT.rotation * np.clip(np.random.randn(), -2.0, 2.0) if turned else 0.0  # noqa: NPY002
-        flip = np.random.rand() < AUGMENT.flip  # noqa: NPY002
-        color = np.random.uniform(1 - AUGMENT.color, 1 + AUGMENT.color, 3)  # noqa: NPY002
-        return self.sample(self.decode(row), row, scale, np.radians(angle), flip, color)
-
-    def sample(
-        self, picture: np.ndarray, row: int, scale: float, angle: float, flip: bool, color: np.ndarray
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        image, joints = picture.copy(), self.table.joints_img[row].copy()
-        (cx, cy, width, _), weight = self.crops[row], self.table.weight[row].copy()
-        if flip:
-            image = image[:, ::-1, :]
-            cx = image.shape[1] - cx - 1
-        down = np.array([-np.sin(angle), np.cos(angle)]) * width * scale / 2
-        right = np.array([np.cos(angle), np.sin(angle)]) * width * scale / 2
-        center, half = np.array([cx, cy]), PATCH.width / 2
-        source = np.float32([center, center + down, center + right])
-        target = np.float32([[half, half], [half, 2 * half], [2 * half, half]])
-        affine = cv2.getAffineTransform(source, target)
-        patch = cv2.warpAffine(np.ascontiguousarray(image), affine, PATCH.size[::-1], flags=cv2.INTER_LINEAR)
-        planes = np.transpose(patch[:, :, ::-1].copy(), (2, 0, 1)).astype(np.float32)
-        for channel in range(3):
-            planes[channel] = np.clip(planes[channel] * color[channel], 0, 255)
-            planes[channel] = (planes[channel] - PATCH.mean[channel]) / PATCH.std[channel]
-        if flip:
-            joints[:, 0] = image.shape[1] - joints[:, 0] - 1
-            for left, other in SKELETON.flip_pairs:
-                for values in (joints, weight):
-                    values[left], values[other] = values[other].copy(), values[left].copy()
-        label = np.zeros((len(joints), 3), np.float32)
-        for index, joint in enumerate(joints):
-            label[index, :2] = np.dot(affine, [joint[0], joint[1], 1.0]) / PATCH.width - 0.5
-            label[index, 2] = self.table.depth[row, index] / (2000.0 * scale)
-        return torch.from_numpy(planes), torch.from_numpy(label), torch.from_numpy(weight.astype(np.float32))
-
-
 def finish(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """What the training makes of a batch before the network sees it."""
     patches = loader.batch_to_patches(batch, PATCH.size, PATCH.mean, PATCH.std)
     return patches, *loader.batch_labels(batch, PATCH.size, SKELETON)
+
+
+def original_rows(table: PoseTable) -> Rows:
+    return Rows(table, RunConfig(patch=PATCH, augment=AUGMENT))
 
 
 def mix_of(table: PoseTable) -> Mix:
@@ -168,8 +121,8 @@ def ours(table: PoseTable) -> Callable[[int], object]:
     return lambda _: [finish(mix[0, rows]) for rows in batches]
 
 
-def original(table: PoseTable, decode: Callable[[int], np.ndarray] | None = None) -> Callable[[int], object]:
-    data, batches = Original(table, decode), np.split(np.arange(len(table)), len(table) // BATCH)
+def original(table: PoseTable) -> Callable[[int], object]:
+    data, batches = original_rows(table), np.split(np.arange(len(table)), len(table) // BATCH)
     return lambda _: [default_collate([data[row] for row in rows]) for rows in batches]
 
 
@@ -180,7 +133,7 @@ def stages(table: PoseTable, cached: PoseTable) -> dict[str, Variant]:
     names = [table.image.name(row) for row in rows]
     contents = [np.fromfile(name, np.uint8) for name in names]
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    pictures = [cv2.imdecode(content, flags) for content in contents]
+    pictures = [Pixels(cv2.imdecode(content, flags), (0.0, 0.0), 1.0) for content in contents]
 
     def drawn(row: int) -> tuple[Region, float]:
         warp = draw(AUGMENT, 0, 0, row, crops[row], PATCH.size, rule)
@@ -190,7 +143,7 @@ def stages(table: PoseTable, cached: PoseTable) -> dict[str, Variant]:
 
     def copy(row: int) -> object:
         x0, y0, width, height = asked[row][0]
-        return cv2.cvtColor(pictures[row][y0 : y0 + height, x0 : x0 + width], cv2.COLOR_BGR2RGB)
+        return cv2.cvtColor(pictures[row].data[y0 : y0 + height, x0 : x0 + width], cv2.COLOR_BGR2RGB)
 
     class Ready:
         """Of a source, the pixels that the rows need, read before."""
@@ -209,8 +162,7 @@ def stages(table: PoseTable, cached: PoseTable) -> dict[str, Variant]:
     from_files, from_cache = (
         mix_of(dataclasses.replace(table, image=Ready(one.image))) for one in (table, cached)
     )
-    fixed = (1.0, 0.3, np.ones(3))
-    pixels_only = Original(table)
+    pixels_only = original_rows(table)
 
     def each(call: Callable[[int], object]) -> Variant:
         return Variant(lambda _: [call(row) for row in rows])
@@ -236,7 +188,7 @@ def stages(table: PoseTable, cached: PoseTable) -> dict[str, Variant]:
         "warp_patch": patches(from_files),
         "warp_patch, from the cache": patches(from_cache),
         "original: patch and label": each(
-            lambda row: pixels_only.sample(pictures[row], row, *fixed[:2], bool(row % 2), fixed[2])
+            lambda row: pixels_only.warped(row, pictures[row], Draw(1.0, 17.0, bool(row % 2), np.ones(3)))
         ),
     }
 
@@ -247,7 +199,7 @@ def large_picture(folder: Path) -> dict[str, Variant]:
     cv2.imwrite(str(path), photograph(3000), [cv2.IMWRITE_JPEG_QUALITY, 90])
     table = table_of(FileImages([path] * BATCH, np.full((BATCH, 2), 3000)), BATCH, 3000, 2000)
     rows = np.arange(4)
-    mix, data = mix_of(table), Original(table)
+    mix, data = mix_of(table), original_rows(table)
     full = mix_of(dataclasses.replace(table, image=FullSize(table.image)))
     return {
         "3000 px, original": Variant(lambda _: default_collate([data[int(row)] for row in rows])),
@@ -284,7 +236,7 @@ def by_workers(tables: dict[str, PoseTable], workers: int, rounds: int) -> dict[
     for name, table in tables.items():
         if name == "original":
             loaders[name] = DataLoader(
-                Original(table),
+                original_rows(table),
                 batch_size=BATCH,
                 shuffle=True,
                 num_workers=workers,

@@ -209,7 +209,6 @@ def _patch_to_region(warp: Warp, pixels: Pixels) -> np.ndarray:
 class EpochSampler(Sampler[tuple[int, np.ndarray]]):
     """(epoch, rows) of each batch: the rows of the mix for (seed, epoch), or every row once in its order.
 
-
     Batches differ by at most one row in size, so that none is so small that it upsets the training. The
     batches of ``world`` processes are those of one process with ``world * batch``; each takes a part, and the
     parts differ by at most one row too. ``set_epoch`` takes effect when the next iteration starts; the epoch

@@ -64,3 +64,11 @@ def compile_program(emulator: list[Path]) -> Compile:
         return program
 
     return compile_
+
+
+@pytest.fixture(scope="session")
+def program(compile_program: Compile, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The kernels of softmax_integral in the emulator."""
+    kernels = sorted((CSRC / "cuda").glob("softmax_integral*.cu"))
+    path = tmp_path_factory.mktemp("softmax_integral") / "host"
+    return compile_program([HERE / "softmax_integral_host.cpp", *kernels], path)

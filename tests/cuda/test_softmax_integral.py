@@ -9,7 +9,6 @@ import torch
 
 from ipr.ops import softmax_integral_reference
 from tests.conftest import TOLERANCE
-from tests.cuda.conftest import CSRC, HERE, Compile
 from tests.cuda.program import (
     A100,
     CHANNELS_LAST,
@@ -37,13 +36,6 @@ SMALL = [  # of every vector length; one cell; rows longer than a block
 ]
 # Several parts of a volume: of its slices, of its rows, of both.
 LARGE = [(1, 2, 33, 31, 17), (2, 1, 1, 65, 129), (1, 1, 3, 101, 57)]
-
-
-@pytest.fixture(scope="module")
-def program(compile_program: Compile, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    kernels = sorted((CSRC / "cuda").glob("softmax_integral*.cu"))
-    path = tmp_path_factory.mktemp("softmax_integral") / "host"
-    return compile_program([HERE / "softmax_integral_host.cpp", *kernels], path)
 
 
 def case_of(

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.cuda.conftest import CSRC, HERE, Compile
 from tests.cuda.program import (
     A100,
     CHANNELS_LAST,
@@ -26,13 +25,6 @@ INF, NAN = float("inf"), float("nan")
 ALL = ("mean", "px", "py", "pz", "logsumexp")
 JOINTS = (2, 3, 16, 17, 33, 133)
 SMALL = ((1, 1), (1, 6), (7, 4), (9, 8), (5, 13), (40, 48))  # height, width
-
-
-@pytest.fixture(scope="module")
-def program(compile_program: Compile, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    kernels = sorted((CSRC / "cuda").glob("softmax_integral*.cu"))
-    path = tmp_path_factory.mktemp("softmax_integral_maps") / "host"
-    return compile_program([HERE / "softmax_integral_host.cpp", *kernels], path)
 
 
 def case_of(
