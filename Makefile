@@ -5,8 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 LIBRARY := ipr/lib/libipr_ops.so
-BUILT_FROM := setup.py pyproject.toml CMakeLists.txt ipr/__init__.py $(wildcard csrc/*.* csrc/ops/* csrc/cpu/* csrc/cuda/*)
-CPP := $(wildcard csrc/*.h csrc/*.cpp csrc/ops/* csrc/cpu/* csrc/cuda/* tests/cpp/*.cpp tests/cuda/*.h tests/cuda/*.cpp)
+BUILT_FROM := setup.py pyproject.toml CMakeLists.txt ipr/__init__.py $(wildcard csrc/*.* csrc/ops/* csrc/cpu/* csrc/cuda/* csrc/jpeg/*)
+CPP := $(wildcard csrc/*.h csrc/*.cpp csrc/ops/* csrc/cpu/* csrc/cuda/* csrc/jpeg/* tests/cpp/*.cpp tests/cuda/*.h tests/cuda/*.cpp)
 
 .PHONY: train test lint format build sanitize cuda-check wheel-check
 .DELETE_ON_ERROR:

@@ -23,6 +23,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 import cv2
 import numpy as np
 
+from ipr import jpeg
 from ipr.types import Failure, Pixels, Region
 
 MAX_PIXELS = 2**27  # of one image: 400 MB decoded, in each worker
@@ -132,14 +133,16 @@ class FileImages:
             step = next((step for step in (8, 4, 2) if step * scale <= 1), 1)
             left, right = x0 // step, (x0 + width - 1) // step + 1
             top, bottom = y0 // step, (y0 + height - 1) // step + 1
-            if step == 1 or header.kind == "JPEG":
-                block = _decode(data, header, step)[top:bottom, left:right]
+            size = (bottom - top, right - left)
+            if header.kind == "JPEG":
+                block = _decode_region(data, header, step, Region(left, top, *size[::-1]))
+            elif step == 1:
+                block = _decode(data, header, step)[top:bottom, left:right].copy()
             else:  # OpenCV would sample every step-th pixel of these, and off centre where the size is odd
                 whole = _decode(data, header, 1)
                 part = whole[top * step : bottom * step, left * step : right * step]
-                block = _mean(part, (bottom - top, right - left), step)
+                block = _mean(part, size, step)
         middle = (step - 1) / 2
-        block = block.copy()  # of the region alone: frees the decoded image
         return Pixels(block, (left * step + middle, top * step + middle), 1 / step)
 
     def fingerprint(self, rows: range | None = None) -> str:
@@ -284,6 +287,21 @@ def _decode(data: bytes, header: _Header, step: int) -> np.ndarray:
             f"decodes to {_px(image.shape)} with 1 of {step} pixels, but its header says {_px(header.size)}"
         )
     return image
+
+
+def _decode_region(data: bytes, header: _Header, step: int, region: Region) -> np.ndarray:
+    """uint8 [height, width, 3] RGB of a JPEG picture that is ``step`` times smaller."""
+    x0, y0, width, height = region
+    try:
+        block = jpeg.decode_region(data, step, x0, y0, width, height)
+    except jpeg.JpegError as error:
+        raise ImageError(
+            f"is a JPEG image whose data cannot be decoded ({error}): copy or encode it again"
+        ) from None
+    if block is None:
+        # A copy of the region alone frees the picture.
+        block = _decode(data, header, step)[y0 : y0 + height, x0 : x0 + width].copy()
+    return block
 
 
 def _mean(part: np.ndarray, size: tuple[int, int], step: int) -> np.ndarray:

@@ -1,6 +1,6 @@
-"""Tests of the CPU operators under AddressSanitizer and UndefinedBehaviorSanitizer (GCC's).
+"""Tests of our compiled code for the CPU under AddressSanitizer and UndefinedBehaviorSanitizer (GCC's).
 
-    python -m tests.sanitize [more arguments for pytest tests/ops]
+    python -m tests.sanitize [more arguments for pytest tests/ops tests/test_jpeg.py]
 
 The operators are built into a package tree of their own, build/sanitize, which the tests then import; the
 usual build is left alone. A fault ends the run where it happens, with its stack.
@@ -103,7 +103,7 @@ def main() -> int:
         raise SystemExit(f"needs GCC with AddressSanitizer: {compiler()} has none (CXX names another one)")
     folder = ROOT / "build" / "sanitize"
     build(ROOT, folder)
-    return run(folder, [str(ROOT / "tests" / "ops"), *sys.argv[1:]])
+    return run(folder, [str(ROOT / "tests" / "ops"), str(ROOT / "tests" / "test_jpeg.py"), *sys.argv[1:]])
 
 
 if __name__ == "__main__":

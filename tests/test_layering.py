@@ -12,7 +12,7 @@ SOURCES = sorted((ROOT / "ipr").rglob("*.py"))
 
 # From the bottom up. A module may import its own layer and those before it.
 LAYERS = (
-    {"_distribution", "types", "choices", "ops", "nn"},
+    {"_distribution", "types", "choices", "jpeg", "ops", "nn"},
     {
         "strict_yaml",
         "config",

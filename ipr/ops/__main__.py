@@ -7,7 +7,7 @@ import argparse
 import torch
 
 import ipr
-from ipr import ops
+from ipr import jpeg, ops
 from ipr.ops import _library
 
 
@@ -22,6 +22,7 @@ def report() -> str:
         "compiler": info.compiler,
         "cpu": f"{_library.isa()} (compiled: {' '.join(info.isas)})",
         "cuda": info.cuda,
+        "jpeg": jpeg.describe(),
     }
     width = max(map(len, [*facts, *ops.IMPLEMENTATION])) + 2
     lines = [f"{name:{width}}{value}" for name, value in facts.items()]
