@@ -55,14 +55,28 @@ struct Picture {
         height(pictures.sizes[2 * index]),
         width(pictures.sizes[2 * index + 1]),
         affine(pictures.affine + 6 * index),
+        end_u(Floats{} + static_cast<float>(width)),
+        end_v(Floats{} + static_cast<float>(height)),
         ahead((whole(kRowsAhead * affine[4]) * width + whole(kRowsAhead * affine[1])) * 3) {}
   /// Zero if there is no such integer, or a far one.
   static int64_t whole(float v) { return v > -1e6f && v < 1e6f ? static_cast<int64_t>(v) : 0; }
+
+  /// Where a vector of pixels from (x, y) of the patch on lies.
+  IPR_MEMBER void place(float x, float y, Floats& u, Floats& v) const {
+    const float* const m = affine;
+    const Floats px = numbers() + x;
+    u = m[0] * px + (m[1] * y + m[2]), v = m[3] * px + (m[4] * y + m[5]);
+  }
+  /// Whether nothing of the picture is there.
+  IPR_MEMBER bool misses(Floats u, Floats v) const {
+    return none((u > Floats{} - 1.f) & (u < end_u) & (v > Floats{} - 1.f) & (v < end_v));
+  }
 
   const uint8_t* pixels;
   int64_t left;  // bytes to the buffer's end
   int height, width;
   const float* affine;
+  Floats end_u, end_v;
   int64_t ahead;  // bytes to what the row kRowsAhead further down is made of
 };
 
@@ -159,18 +173,14 @@ struct Sampler {
         // buffer's end.
         most_v(Floats{} +
                static_cast<float>(region.height -
-                                  (region.left >= int64_t{3} * region.height * region.width + 2 ? 1 : 2))),
-        end_u(Floats{} + static_cast<float>(region.width)),
-        end_v(Floats{} + static_cast<float>(region.height)) {}
+                                  (region.left >= int64_t{3} * region.height * region.width + 2 ? 1 : 2))) {}
 
   IPR_MEMBER void add(float x, float y, Floats (&sums)[3]) const {
-    const float* const m = region.affine;
-    const Floats px = numbers() + x;
-    const Floats u = m[0] * px + (m[1] * y + m[2]), v = m[3] * px + (m[4] * y + m[5]);
-    Floats colors[3] = {};
+    Floats u, v, colors[3] = {};
+    region.place(x, y, u, v);
     if (all((u >= Floats{}) & (u < most_u) & (v >= Floats{}) & (v < most_v))) {
       sample_inside(region, u, v, colors);
-    } else if (!none((u > Floats{} - 1.f) & (u < end_u) & (v > Floats{} - 1.f) & (v < end_v))) {
+    } else if (!region.misses(u, v)) {
       sample_anywhere(region, u, v, colors);
     }
     for (int i = 0; i < 3; ++i) sums[i] += colors[i];
@@ -189,18 +199,14 @@ struct Sampler {
 
   const Picture& region;
   int samples;
-  Floats most_u, most_v, end_u, end_v;
+  Floats most_u, most_v;
 };
 
 /// Lays an occluder over a vector of pixels from (x, y) of the patch on.
 void occlude(const Picture& occluder, float x, float y, Floats (&colors)[3]) {
-  const float* const m = occluder.affine;
-  const Floats px = numbers() + x;
-  const Floats u = m[0] * px + (m[1] * y + m[2]), v = m[3] * px + (m[4] * y + m[5]);
-  const Floats end_u = Floats{} + static_cast<float>(occluder.width),
-               end_v = Floats{} + static_cast<float>(occluder.height);
-  if (none((u > Floats{} - 1.f) & (u < end_u) & (v > Floats{} - 1.f) & (v < end_v))) return;
-  Floats over[4];
+  Floats u, v, over[4];
+  occluder.place(x, y, u, v);
+  if (occluder.misses(u, v)) return;
   sample_anywhere(occluder, u, v, over);
   const Floats through = 1.f - over[3] / 255.f;
   for (int i = 0; i < 3; ++i) colors[i] = colors[i] * through + over[i];
