@@ -79,16 +79,15 @@ def read(path: Path, joints: Sequence[str], spellings: Mapping[str, str] | None 
         if len(bad):
             raise ValueError(
                 f"{path}: {name} of annotation id {listing.ids[bad[0]]}"
-                f"{f' and of {len(bad) - 1} more' if len(bad) > 1 else ''}: need finite numbers, not "
-                f"{values[bad[0]].tolist()}"
+                f"{f' and of {len(bad) - 1} more' if len(bad) > 1 else ''}: need finite numbers"
             )
     return listing
 
 
 def _order(path: Path, categories: Any, joints: Sequence[str], spellings: Mapping[str, str]) -> list[int]:
     """[J] where the file has each joint."""
-    named = next((item["keypoints"] for item in categories if item.get("id") == PERSON), None)
-    if named is None:
+    named = next((item.get("keypoints") for item in categories if item.get("id") == PERSON), None)
+    if not named:
         raise ValueError(f"{path}: 'categories' has no person (id {PERSON}) with the names of its keypoints")
     names = [spellings.get(name, name) for name in named]
     for name in names:

@@ -78,7 +78,7 @@ def image_folder(candidates: Sequence[Path], names: Sequence[str]) -> Path:
     folders = [folder for folder in candidates if folder.is_dir()]
     if not folders:
         places = " or ".join(map(str, candidates))
-        raise ValueError(f"{places}: no such folder: the images belong there; first is {names[0]}")
+        raise ValueError(f"{places}: no such folder: the images, such as {names[0]}, belong there")
     some = [names[i] for i in sorted({*np.linspace(0, len(names) - 1, _SAMPLED).astype(int).tolist()})]
     having = [folder for folder in folders if any((folder / name).is_file() for name in some)]
     if len(having) > 1 and not having[0].samefile(having[1]):

@@ -107,7 +107,7 @@ _Rows = tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, Any], str]
 
 def _annotated(path: Path, listing: Listing) -> _Rows:
     """(image, raw boxes, labels [N, J, 3], extra, who was left out) of the annotated people."""
-    # As all COCO pose code since Faster R-CNN: a box ends at its last pixel, so that it is 1 px smaller than
+    # As the COCO pose code of the field has it: a box ends at its last pixel, so that it is 1 px smaller than
     # annotated, and one that begins outside the image is shifted into it.
     x, y, width, height = listing.boxes_xywh.T
     limit_y, limit_x = (listing.image_sizes[listing.image] - 1).T

@@ -236,7 +236,7 @@ def one_too_deep(root: Path) -> None:
         ),
         (
             lambda root: shutil.rmtree(root / "images"),
-            r"coco/images/val2017 or .*coco/val2017: no such folder: the images belong there; first is 0+137",
+            r"coco/images/val2017 or .*coco/val2017: no such folder: the images, such as 0+137\.jpg, belong",
         ),
         (split_over_two_layouts, r"both have images of this split: two layouts are mixed; move"),
         (one_too_deep, r"one folder too deep, in .*images/val2017/val2017: move them up"),
