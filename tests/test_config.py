@@ -335,8 +335,6 @@ H36M_SPLITS = ["train", "trainfull", "trainsample10", "valid", "validmin", "vali
     [
         *(("h36m", split) for split in H36M_SPLITS),
         *(("h36m_challenge", split) for split in ("Train", "Val", "Test", "TrainVal")),
-        *(("mpii", split) for split in ("train", "valid", "trainval")),
-        *(("coco", split) for split in ("train2017", "val2017", "train2014", "val2014")),
     ],
 )
 def test_a_declared_dataset_says_that_it_cannot_be_read(name: str, split: str) -> None:
@@ -350,6 +348,8 @@ def test_a_declared_dataset_says_that_it_cannot_be_read(name: str, split: str) -
     [
         ("h36m", {"split": "act_15"}, "split: 'act_15' is no split"),
         ("h36m", {"split": "test"}, "split: 'test' is no split"),
+        ("mpii", {"split": "val"}, "split: 'val' is no split, did you mean 'valid'"),
+        ("coco", {"split": "val2018"}, "split: 'val2018' is no split, did you mean 'val2017'"),
         ("h36m_challenge", {"split": "train"}, "split: 'train' is no split, did you mean 'Train'"),
         ("h36m", {"boxes": "detector"}, "detector: empty"),
         ("h36m_challenge", {"detector": "mask_rcnn"}, "detector: 'mask_rcnn' is not used with boxes: joints"),
@@ -373,3 +373,4 @@ def test_box_rules() -> None:
     assert rule("h36m_challenge", boxes="full") == (1.0, "height")
     assert rule("mpii", boxes="scale") == (1.25, "height")
     assert rule("coco") == rule("mpii", boxes="joints") == (1.25, "grow")
+    assert rule("coco", boxes="detector", detections="d.json") == (1.25, "grow")
