@@ -13,7 +13,7 @@ the same:
 
 What differs is the input: mks0601's projects apply ImageNet's mean and deviation of levels 0..1 to levels
 0..255 (POSENET's issue 69). ``patch.mean`` and ``patch.std`` say that exactly; the first convolution's
-weights could not, because the zeros it pads with are the mean colour.
+weights could not, because the zeros that it pads with would be another colour.
 """
 
 from __future__ import annotations
