@@ -21,7 +21,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -39,6 +39,7 @@ from ipr.skeleton import SKELETONS
 LEAST_VOLUMES = 256
 # The original's total bone length of CHALL_H80K train and val together, to which it scales its poses
 CHALLENGE_BONES_MM = 4502.881
+_JOINTS = ("h36m_18", "h36m_17", "mpii_16")  # of mks0601's and EpipolarPose's networks
 
 _TRUNK = {
     f"{part}.": f"backbone.{part}." for part in ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")
@@ -58,9 +59,8 @@ class Layout:
     name: str
     starts: Mapping[str, str]  # start of a name there -> here; "": has no place here
     holds: Literal["volumes or direct", "volumes", "heat maps", "trunk"]
-    input: PatchConfig | None = (
-        None  # of projects with one: its only input, with 64 bins and rect3d of 2000 mm
-    )
+    # Of a project whose networks have one input; with it go 64 bins, rect3d of 2000 mm and one of _JOINTS.
+    input: PatchConfig | None = None
 
 
 MKS = PatchConfig(height=256, width=256, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -115,23 +115,16 @@ class Found:
 
     def run(self, path: str | os.PathLike[str]) -> RunConfig:
         """The configuration where the file and its project leave nothing open; ConfigMissing elsewhere."""
-        skeletons = [s.name for s in SKELETONS.values() if s.num_joints * 64 == self.channels]
-        published = self.layout.input is not None and isinstance(self.head, integral.Config)
-        if not published or not skeletons:
+        skeleton = next((name for name in _JOINTS if SKELETONS[name].num_joints * 64 == self.channels), None)
+        if self.layout.input is None or skeleton is None:
             raise ConfigMissing(
                 f"{path} holds no configuration. It is a file of {self.description}. It does not say "
                 f"{self._open()}: name a configuration that does (--config)"
             )
-        assert isinstance(self.head, integral.Config) and self.layout.input is not None
-        head = integral.Config(
-            deconv_layers=self.head.deconv_layers,
-            filters=self.head.filters,
-            kernel=self.head.kernel,
-            final_kernel=self.head.final_kernel,
-            depth_bins=64,
-        )
+        assert isinstance(self.head, integral.Config)
+        head = replace(self.head, depth_bins=64)
         return RunConfig(
-            skeleton=next((name for name in skeletons if name.startswith("h36m")), skeletons[0]),
+            skeleton=skeleton,
             patch=self.layout.input,
             depth=DepthConfig(),
             model=ModelConfig(backbone=self.backbone, head=head),
@@ -184,11 +177,11 @@ def read(state: Mapping[str, Any], path: str | os.PathLike[str]) -> Found:
 
     CheckpointError where it has none of the layouts: how it differs from the closest.
     """
-    weights: dict[str, Tensor] = {
-        name.removeprefix("module."): value  # DataParallel put it before every name
-        for name, value in state["network"].items()
-        if isinstance(value, Tensor)
-    }
+    weights: dict[str, Tensor] = {}
+    for name, value in state["network"].items():
+        if not isinstance(value, Tensor):
+            raise CheckpointError(f"{path}: {name} is {type(value).__name__}, must be a tensor")
+        weights[name.removeprefix("module.")] = value  # DataParallel put it before every name
     if not weights:
         raise CheckpointError(f"{path} holds no weights")
     tried = [(_compare(layout, weights), layout) for layout in LAYOUTS]

@@ -96,6 +96,11 @@ def test_true_names_and_shapes(tmp_path: Path, name: str) -> None:
     torch.save({**others, key: state} if others else state, path)
     found = legacy.read(checkpoint.load(path), path)
     assert found.description.startswith(description)
+    if found.layout.holds == "volumes":
+        joints = int(name.rpartition("_j")[2])
+        run = found.run(path)
+        assert run.skeleton == {18: "h36m_18", 17: "h36m_17", 16: "mpii_16"}[joints]
+        assert run.model.head == integral.Config() and run.model.backbone.width == 64
     maps = [] if found.layout.holds != "heat maps" else ["final_layer.weight", "final_layer.bias"]
     assert list(found.unused) == maps
     assert len(found.weights) + len(found.unused) == len(state)
@@ -172,6 +177,8 @@ def test_no_network_of_these_projects() -> None:
     with pytest.raises(CheckpointError, match=r"missing are .* and \d+ more; unexpected are w1\.weight, w1"):
         legacy.read({"network": lifting}, "refiner.pth.tar")
     with pytest.raises(CheckpointError, match="holds no weights"):
+        legacy.read({"network": {}}, "old.pth")
+    with pytest.raises(CheckpointError, match=r"old\.pth: epoch is int, must be a tensor"):
         legacy.read({"network": {"epoch": 3}}, "old.pth")
 
 
