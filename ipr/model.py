@@ -48,9 +48,10 @@ def load_network(
     It takes patches [B,3,H,W], RGB, (grey level - mean) / std with those of the configuration's ``patch``:
     ImageNet's, but for mks0601's files.
 
-    What the latter does not say, ``config``, a configuration or its path, does: how channels split into
-    joints and depth, the depth rule, the patch's size. ConfigMissing says what is lacking; CheckpointError
-    that a file is none of these, or has no trained head; ConfigError that ``config`` contradicts it.
+    What a file of an earlier project does not say, ``config``, a configuration or its path, does: how
+    channels split into joints and depth, the depth rule, the patch's size. ConfigMissing says what is
+    lacking; CheckpointError that a file is none of these, or has no trained head; ConfigError that
+    ``config`` contradicts it.
     """
     state = checkpoint.load(path)
     if config is None:
