@@ -1,6 +1,7 @@
 """Checkpoint files: written whole or not at all, read without running code from them.
 
-A checkpoint is a dict of plain types and tensors with the key ``network``. Files of a training run add
+A checkpoint is a dict of plain types and tensors with the key ``network``. Files of a training run (those of
+``ipr.convert``: the last three rows) add
 
 ==========  ==================================================================================================
 optimizer   its state dict
@@ -12,6 +13,7 @@ best        the lowest validation score so far, mm
 seconds     the time trained so far, validation included
 config      the resolved configuration (``config.to_dict``)
 decoding    what turns outputs into poses: skeleton, patch, box and depth rules, mean bone length, last scores
+untrained   names of parameters that a converted file did not have and chance drew
 ==========  ==================================================================================================
 """
 
@@ -20,6 +22,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,6 +37,28 @@ class CheckpointError(ValueError):
 
 class CheckpointMissing(CheckpointError):
     """There is no file of this name."""
+
+
+class ConfigMissing(CheckpointError):
+    """The file does not say what its network is, or how its outputs become poses: a configuration must."""
+
+
+class _Unread:
+    """Stands for an object in a file of which nothing is read: no code of its class runs."""
+
+    def __init__(self, *arguments: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+# What torch's weights-only reader would stop at in common files: simple-baselines and EpipolarPose keep their
+# score as a number of numpy's, mmpose its log and its data set's description. No weight is among these.
+_UNREAD = (
+    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
+    *("numpy.dtype", "numpy.ndarray", "mmengine.logging.history_buffer.HistoryBuffer", "builtins.getattr"),
+)
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes | memoryview) -> None:
@@ -65,23 +90,39 @@ def save(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The checkpoint's dict, tensors on the CPU. Files of the ECCV 2018 code load too, without ``config``."""
+    """The checkpoint's dict, tensors on the CPU.
+
+    Files of other projects load too, without ``config``: weights under ``state_dict`` and bare state dicts
+    come under ``network``.
+    """
     if not Path(path).is_file():
         folder = ": it is a directory, name a file in it" if Path(path).is_dir() else ""
         raise CheckpointMissing(f"no checkpoint at {path}{folder}")
     with open(path, "rb") as file:
         try:
-            state = torch.load(file, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals([(_Unread, name) for name in _UNREAD]):
+                state = torch.load(file, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             raise CheckpointError(
                 f"{path} is no checkpoint, or holds Python objects, which ipr does not load: "
                 "expected a dict of tensors written by torch.save"
             ) from error
         except Exception as error:  # foreign bytes make torch.load raise nearly anything, down to IndexError
+            if tarfile.is_tarfile(path):
+                raise CheckpointError(
+                    f"{path} is a tar archive, as torch before 0.2 wrote them, which cannot be read without "
+                    "running code from it: if you trust it, write torch.load(..., weights_only=False) again "
+                    "with torch.save"
+                ) from error
             size = os.path.getsize(path)
             raise CheckpointError(f"{path} ({size} bytes) is truncated or is no checkpoint") from error
+    if isinstance(state, dict):
+        if isinstance(state.get("state_dict"), dict) and "network" not in state:
+            state["network"] = state.pop("state_dict")
+        elif state and all(isinstance(value, torch.Tensor) for value in state.values()):
+            state = {"network": dict(state)}
     if not isinstance(state, dict) or not isinstance(state.get("network"), dict):
-        found = f"the keys {_some(list(state))}" if isinstance(state, dict) else f"a {type(state).__name__}"
+        found = f"the keys {some(list(state))}" if isinstance(state, dict) else f"a {type(state).__name__}"
         raise CheckpointError(
             f"{path} is no checkpoint of a network: expected a dict with the key 'network', found {found}"
         )
@@ -90,7 +131,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def resolved_config(state: Mapping[str, Any], path: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(state.get("config"), dict):
-        raise CheckpointError(f"{path} holds no configuration: name the one it was trained with (--config)")
+        raise ConfigMissing(f"{path} holds no configuration: name the one it was trained with (--config)")
     return state["config"]
 
 
@@ -104,14 +145,15 @@ def restore(network: nn.Module, weights: Mapping[str, torch.Tensor], path: str |
     ]
     missing = [name for name in expected if name not in weights]
     surplus = [name for name in weights if name not in expected]
-    wrong += [f"the file lacks {_some(missing)}"] if missing else []
-    wrong += [f"the network has no {_some(surplus)}"] if surplus else []
+    wrong += [f"the file lacks {some(missing)}"] if missing else []
+    wrong += [f"the network has no {some(surplus)}"] if surplus else []
     if wrong:
         more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise CheckpointError(f"{path} is a checkpoint of another architecture: {'; '.join(wrong[:3])}{more}")
     network.load_state_dict(dict(weights))
 
 
-def _some(names: list[Any]) -> str:
+def some(names: list[Any]) -> str:
+    """A list in a message: the first three, and how many more."""
     shown = ", ".join(map(str, names[:3]))
     return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown or "nothing"

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ipr import checkpoint, cli, config, distributed, model, validation, visualize
+from ipr import checkpoint, cli, config, distributed, legacy, model, validation, visualize
 from ipr.cli import UsageError
 from ipr.config import RunConfig
 from ipr.distributed import Group
@@ -58,7 +58,7 @@ def evaluate(options: argparse.Namespace, files: list[str], overrides: list[str]
     with tempfile.TemporaryDirectory() as temporary:
         cache = group.from_main(lambda: Path(temporary))
         table = group.main_first(lambda: validation.load_valid(run, cache))
-        length = states[0].get("decoding", {}).get("mean_bone_length_mm")
+        length = legacy.decoding(states[0], run).get("mean_bone_length_mm")
         poses = validation.predict(networks, table, run, flip=flip, mean_bone_length_mm=length, group=group)
     if not group.is_main:
         return

@@ -29,9 +29,9 @@ LAYERS = (
         "faults",
     },
     {"datasets", "backbones", "heads", "losses", "metrics", "augment"},
-    {"model", "loader", "cache", "decode", "checkpoint"},
+    {"model", "loader", "cache", "decode", "checkpoint", "legacy"},
     {"engine", "resume", "validation", "runlog", "visualize", "cli"},
-    {"train", "evaluate", "occluders"},
+    {"train", "evaluate", "convert", "occluders"},
 )
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 

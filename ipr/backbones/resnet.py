@@ -14,7 +14,8 @@ from torch import nn
 
 from ipr.config import require
 
-_STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+# Blocks of each stage, by depth
+BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
 # torchvision's IMAGENET1K_V1 files; the end of a name is the start of the file's SHA-256.
 _IMAGENET = {
@@ -37,7 +38,7 @@ class Config:
     weights: str = ""  # "": He initialisation; "imagenet": torchvision's file, downloaded; else its path
 
     def __post_init__(self) -> None:
-        require(self.depth in _STAGES, "depth", self.depth, f"one of {', '.join(map(str, _STAGES))}")
+        require(self.depth in BLOCKS, "depth", self.depth, f"one of {', '.join(map(str, BLOCKS))}")
         require(self.width >= 1, "width", self.width, "at least 1")
         require(1 <= self.stages <= 4, "stages", self.stages, "1, 2, 3 or 4")
 
@@ -135,7 +136,7 @@ class ResNet(nn.Module):
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1) if config.stem_pool else nn.Identity()
         stages: list[nn.Module] = []
         in_channels = config.width
-        for stage, num_blocks in enumerate(_STAGES[config.depth][: config.stages]):
+        for stage, num_blocks in enumerate(BLOCKS[config.depth][: config.stages]):
             blocks: list[nn.Module] = []
             for index in range(num_blocks):
                 stride = 2 if stage > 0 and index == 0 else 1
