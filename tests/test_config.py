@@ -334,7 +334,6 @@ H36M_SPLITS = ["train", "trainfull", "trainsample10", "valid", "validmin", "vali
     ("name", "split"),
     [
         *(("h36m", split) for split in H36M_SPLITS),
-        *(("h36m_challenge", split) for split in ("Train", "Val", "Test", "TrainVal")),
         *(("mpii", split) for split in ("train", "valid", "trainval")),
         *(("coco", split) for split in ("train2017", "val2017", "train2014", "val2014")),
     ],
