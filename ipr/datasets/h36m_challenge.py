@@ -149,7 +149,7 @@ def _find(root: Path, name: str, boxes: str, detector: str) -> _Part:
     if not found and (poses or boxes == "joints"):
         raise ValueError(
             f"{folder}: has no 2-D predictions, which labels are aligned to (Test: which boxes are made of): "
-            f"need HM36_eccv_challenge_{name}_{len(names)}samples_img_res.pkl or .json, a list of, per image, "
+            f"need HM36_eccv_challenge_{name}_{len(names)}samples_img_res.pkl or .json: for each image "
             '{"kpts": 18 x [x, y, score], "vis": 18 x [1 or 0, 1 or 0, 0]}'
         )
     detections = None
