@@ -73,8 +73,9 @@ class OwnFile:
         self.arrays: dict[str, np.ndarray] = {}
         for key in (*_NEEDED, *(key for key in content if key not in _NEEDED)):  # the first tell M, N and J
             self.arrays[key] = self._checked(key, content[key])
-            if key in NUMBERS and key not in _NULLABLE:
-                self.refuse(~np.isfinite(self.arrays[key]), key, "need a finite number")
+            if key in NUMBERS:
+                known = np.isfinite(self.arrays[key]) | (key in _NULLABLE and np.isnan(self.arrays[key]))
+                self.refuse(~known, key, "need a finite number")
         self._to_mm()
 
     def refuse(self, bad: np.ndarray, key: str, why: str) -> None:

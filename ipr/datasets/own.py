@@ -38,6 +38,7 @@ class Config:
         return BoxRule(pad=self.pad)
 
     def sources(self) -> list[Path]:
+        """The file."""
         return [Path(self.root) / self.file]
 
     def build(self) -> PoseTable:

@@ -285,6 +285,10 @@ BAD: dict[str, tuple[Callable[[Content], Any], str]] = {
         _set("joints_img", 0, 6, 0, to=np.nan),
         r"joints_img\[0\]\[6\] is \[nan, .*\]: need two numbers where visible is not 0",
     ),
+    "a joint at infinity": (
+        lambda it: [it.pop("visible"), _set("joints_img", 0, 6, 0, to=np.inf)(it)],
+        r"joints_img\[0\]\[6\]\[0\] is inf: need a finite number",
+    ),
     "visible in percent": (_set("visible", 0, 0, to=80), r"visible\[0\]\[0\] is 80.0: need 0, 1 or 2"),
     "images from 1": (
         _set("image", 2, to=2),
