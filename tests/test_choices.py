@@ -14,7 +14,7 @@ PARTS = [(kind, name) for kind in choices.KINDS for name in choices.names(kind)]
 
 
 def test_the_parts_are_the_files() -> None:
-    assert {"synthetic", "h36m", "h36m_challenge", "mpii", "coco"} <= set(choices.names("datasets"))
+    assert {"synthetic", "h36m", "h36m_challenge", "mpii", "coco", "own"} <= set(choices.names("datasets"))
     assert "resnet" in choices.names("backbones")
     assert {"integral", "direct"} <= set(choices.names("heads"))
     assert "l1" in choices.names("losses")

@@ -327,22 +327,6 @@ def test_milestones_may_reach_the_last_epoch() -> None:
     assert ScheduleConfig(kind="milestones", epochs=6, milestones=(2, 6)).milestones == (2, 6)
 
 
-H36M_SPLITS = ["train", "trainfull", "trainsample10", "valid", "validmin", "validsample2", "act_00", "act_14"]
-
-
-@pytest.mark.parametrize(
-    ("name", "split"),
-    [
-        *(("h36m", split) for split in H36M_SPLITS),
-        *(("h36m_challenge", split) for split in ("Train", "Val", "Test", "TrainVal")),
-    ],
-)
-def test_a_declared_dataset_says_that_it_cannot_be_read(name: str, split: str) -> None:
-    dataset = choices.load("datasets", name).Config(split=split)
-    with pytest.raises(ValueError, match=f"root: {dataset.root}.*cannot be read yet.*name: synthetic"):
-        dataset.build()
-
-
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
@@ -355,7 +339,7 @@ def test_a_declared_dataset_says_that_it_cannot_be_read(name: str, split: str) -
         ("h36m_challenge", {"detector": "mask_rcnn"}, "detector: 'mask_rcnn' is not used with boxes: joints"),
     ],
 )
-def test_bad_options_of_a_declared_dataset(name: str, options: dict[str, str], message: str) -> None:
+def test_bad_options_of_a_dataset(name: str, options: dict[str, str], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}"):
         choices.load("datasets", name).Config(**options)
 
