@@ -327,13 +327,9 @@ def test_milestones_may_reach_the_last_epoch() -> None:
     assert ScheduleConfig(kind="milestones", epochs=6, milestones=(2, 6)).milestones == (2, 6)
 
 
-H36M_SPLITS = ["train", "trainfull", "trainsample10", "valid", "validmin", "validsample2", "act_00", "act_14"]
-
-
 @pytest.mark.parametrize(
     ("name", "split"),
     [
-        *(("h36m", split) for split in H36M_SPLITS),
         *(("h36m_challenge", split) for split in ("Train", "Val", "Test", "TrainVal")),
         *(("mpii", split) for split in ("train", "valid", "trainval")),
         *(("coco", split) for split in ("train2017", "val2017", "train2014", "val2014")),
@@ -366,7 +362,7 @@ def test_box_rules() -> None:
     def rule(name: str, **options: str) -> tuple[float, str]:
         return tuple(choices.load("datasets", name).Config(**options).box_rule)
 
-    assert rule("h36m", boxes="rect3d") == (1.0, "grow")
+    assert rule("h36m", boxes="rect3d") == (1.0, "square")
     assert rule("h36m", boxes="joints") == rule("h36m_challenge", boxes="joints") == (1.25, "grow")
     assert rule("h36m", boxes="detector", detector="d") == (1.25, "grow")
     assert rule("h36m_challenge", boxes="detector", detector="d") == (1.1, "grow")
