@@ -99,7 +99,7 @@ class Config:
 
     @property
     def _request(self) -> Request:
-        return Request(Path(self.root), self.split, self.seed)
+        return Request(Path(self.root), self.split, self.seed, self.boxes)
 
     def _layout(self) -> str:
         root = Path(self.root)

@@ -199,8 +199,14 @@ def test_beside_the_annotations_a_cache_is_read_where_asked(tmp_path: Path) -> N
     path = trees.write_cache(tmp_path, CROWD, "act_05", [1, 2])
     assert len(act_05(tmp_path)) == 640
     assert len(act_05(tmp_path, layout="cache")) == 32
-    path.rename(path.with_name(path.name.replace("_db_", "_jntBBox_db_")))
-    assert len(act_05(tmp_path, layout="cache", boxes="joints")) == 32
+    shutil.rmtree(tmp_path / "images")
+    trees.write_cache(tmp_path, CROWD, "act_05", [4], "jntBBox_db")  # drew other frames
+    assert len(act_05(tmp_path, layout="cache", boxes="joints")) == 16
+    shutil.rmtree(tmp_path / "images")
+    trees.write_cache(tmp_path, CROWD, "act_05", [1, 2])
+    assert len(act_05(tmp_path, layout="cache", boxes="rect3d")) == 32
+    path.unlink()
+    assert len(act_05(tmp_path, layout="cache")) == 16
 
 
 # --------------------------------------------------------------------------------------------------- cameras

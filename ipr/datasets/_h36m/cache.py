@@ -1,8 +1,9 @@
 """Caches of the ECCV 2018 code: HM36_<split>_cache/HM36_<split>_*_keypoint_{db,jntBBox_db}_*.pkl and images/.
 
 A list of dicts, one per row: image (the path on its author's machine), joints_3d (px, px, mm from the root),
-joints_3d_cam (mm), fl, c_p and more. The frames are those that its author's run drew; the two kinds of file
-drew their own. It does not say where the cameras stand: world axes are the camera's.
+joints_3d_cam (mm), fl, c_p and more. Each of the two kinds has the frames that its author's run drew for it:
+jntBBox_db is read where boxes of joints are asked for, db otherwise, and the other where one is missing. They
+do not say where the cameras stand: world axes are the camera's.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def present(root: Path) -> bool:
 
 def sources(request: Request) -> list[Path]:
     folder = request.root / f"HM36_{request.name}_cache"
-    for kind in ("db", "jntBBox_db"):
+    for kind in ("jntBBox_db", "db") if request.boxes == "joints" else ("db", "jntBBox_db"):
         paths = sorted(folder.glob(f"HM36_{request.name}_w*xh*_keypoint_{kind}_sample*.pkl"))
         if len(paths) > 1:
             raise ValueError(

@@ -83,6 +83,7 @@ class Request(NamedTuple):
     root: Path
     name: str  # of the split
     seed: int
+    boxes: str  # the rule, by which a cache is chosen
 
     @property
     def split(self) -> Split:
