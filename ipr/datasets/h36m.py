@@ -36,7 +36,8 @@ class Config:
     """Subjects 1, 5, 6, 7, 8 train and 9, 11 validate.
 
     Frames per video: 200 of ``train``, 40 of ``valid`` and ``act_NN``, 10 of ``validmin``, drawn by ``seed``;
-    all of ``*full``; every 2nd or 10th of ``*sample2`` and ``*sample10``.
+    all of ``*full``; every 2nd or 10th of ``*sample2`` and ``*sample10``. In the table's groups they count
+    from 0; the files' names count from 1.
     """
 
     root: str = "hm36"  # holds images/ and what the layout has; relative to data.root
@@ -47,7 +48,7 @@ class Config:
     layout: Literal["auto", "matlab_meta", "json", "mmpose", "cache"] = "auto"
     # Project with the lens's distortion, 0.2 to 0.8 px of the image; the ECCV 2018 code leaves it out.
     distortion: bool = False
-    damaged: Literal["leave out", "keep"] = "leave out"  # S9's three sequences whose labels lie beside it
+    damaged: Literal["leave out", "keep"] = "leave out"  # S9's sequences with labels beside the person
 
     def __post_init__(self) -> None:
         check_split(self.split, tuple(SPLITS))
@@ -139,11 +140,22 @@ def _what(root: Path) -> str:
 
 def _hint(root: Path) -> str:
     """Where else a layout is: one or two levels up or down."""
-    near = [*root.absolute().parents][:2]
-    if root.is_dir():
-        below = sorted(path for path in root.iterdir() if path.is_dir())[:100]
-        near += below + [path for folder in below for path in sorted(folder.iterdir())[:100] if path.is_dir()]
-    for folder in near:
-        if any(layout.present(folder) for layout in LAYOUTS.values()):
-            return f"; {folder} has it: set root to that"
+    below = _folders(root)
+    for folder in [
+        *[*root.absolute().parents][:2],
+        *below,
+        *(path for one in below for path in _folders(one)),
+    ]:
+        try:
+            if any(layout.present(folder) for layout in LAYOUTS.values()):
+                return f"; {folder} has it: set root to that"
+        except OSError:  # not ours to look into
+            continue
     return ""
+
+
+def _folders(path: Path) -> list[Path]:
+    try:
+        return sorted(folder for folder in path.iterdir() if folder.is_dir())[:100]
+    except OSError:
+        return []

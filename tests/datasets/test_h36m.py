@@ -7,13 +7,14 @@ import json
 import pickle
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from ipr import config, skeleton
+from ipr import config, loader, skeleton, validation
 from ipr.datasets._h36m import mmpose
 from ipr.datasets._h36m.clips import SPLITS, Video
 from ipr.datasets.h36m import Config
@@ -365,6 +366,8 @@ def test_sources_are_all_that_decides(roots: dict[str, Path], tmp_path: Path) ->
         f"{cache}HM36_act_05_w256xh256_keypoint_db_sample40.pkl",
         f"{cache}detection/mask/kpts_bbox.pkl",
     ]
+    joints, found = act_05(tmp_path, boxes="joints"), act_05(tmp_path, boxes="detector", detector="mask")
+    np.testing.assert_allclose(found.boxes_xywh, joints.boxes_xywh, rtol=0, atol=1e-4)  # float32
 
 
 # ----------------------------------------------------------------------------------------------------- boxes
@@ -571,6 +574,7 @@ def test_a_joint_that_is_no_number(roots: dict[str, Path], tmp_path: Path) -> No
             lambda c: c.update(images=[]),
             r"annotations: 8 of the split's 16 videos .* subject 9 there is",
         ),
+        ("data", lambda c: c["annotations"].pop(), r"1 images, first s_09_act_07_\S+, have no annotation"),
         ("joint_3d", lambda c: c["7"]["2"].clear(), r"frame \d+ of action 7, subaction 2 is missing"),
         (
             "joint_3d",
@@ -697,10 +701,17 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", ["resnet50_256x256_integral", "resnet50_256x256_direct"])
-def test_shipped_configurations_find_their_rows(whole: Path, name: str) -> None:
+def test_shipped_configurations_find_their_rows(whole: Path, name: str, tmp_path: Path) -> None:
     run = config.load(ROOT / "configs" / "h36m" / f"{name}.yaml", [f"data.root={whole}"])
     (train,) = (dataset for dataset in run.data.train if isinstance(dataset, Config))
     assert len(run.data.located(train).build()) == 600 * 3
     valid = run.data.located(run.data.valid).build()
     assert len(valid) in (240 * 3, 228 * 3)
     assert valid.image.read(0, Region(0, 0, 100, 102), 1.0).data.shape == (102, 100, 3)
+    run = replace(run, data=replace(run.data, batch=4, workers=0))
+    table = validation.load_valid(run, tmp_path)
+    batches = loader.make_loader(
+        [table], run.patch, run.depth, run.augment, batch=4, workers=0, seed=0, train=True
+    )
+    batch = next(iter(batches))
+    assert batch.joints_img.shape == (4, 18, 2) and not batch.failures and (batch.weight == 1).all()

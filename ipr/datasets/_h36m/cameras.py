@@ -60,17 +60,18 @@ def settle(clips: Sequence[Clip], documented: str, where: str) -> tuple[list[Cli
     in the picture; where several do, the layout's ``documented`` convention. ValueError, naming a video,
     where none does.
     """
-    scale = mm_per_unit(np.concatenate([clip.joints[:_SAMPLE] for clip in clips]), where)
+    scale = mm_per_unit(np.concatenate([_sample(clip).joints for clip in clips]), where)
     clips = [clip._replace(joints=clip.joints * scale, t=in_mm(clip.t)) for clip in clips]
-    moved = {name: [_moved(clip, name) for clip in clips] for name in TRANSLATIONS}
-    errors = {name: np.array([_error(clip) for clip in moved[name]]) for name in TRANSLATIONS}
+    errors = {
+        name: np.array([_error(_moved(_sample(clip), name)) for clip in clips]) for name in TRANSLATIONS
+    }
     # In tenths, so that chance does not outvote the documentation.
     best = min(TRANSLATIONS, key=lambda name: (round(float(np.mean(errors[name])), 1), name != documented))
     bad = np.flatnonzero(errors[best] > _MOST_WRONG)
     if len(bad):
-        clip, by_boxes = moved[best][bad[0]], clips[bad[0]].boxes_xywh is not None
+        by_boxes = clips[bad[0]].boxes_xywh is not None
         raise ValueError(
-            f"{where}: the camera of {clip.video} does not "
+            f"{where}: the camera of {clips[bad[0]].video} does not "
             + ("project the joints into their boxes" if by_boxes else "see the people")
             + f", with {' or '.join(TRANSLATIONS)}"
             + (f"; nor do those of {len(bad) - 1} more videos" if len(bad) > 1 else "")
@@ -80,7 +81,14 @@ def settle(clips: Sequence[Clip], documented: str, where: str) -> tuple[list[Cli
     said = f"cameras follow {best} by {kind}, joints in {'mm' if scale == 1 else 'm'}"
     if best != documented:
         said += f" (not {documented}, as is usual in this layout)"
-    return moved[best], said
+    return [_moved(clip, best) for clip in clips], said
+
+
+def _sample(clip: Clip) -> Clip:
+    """Some of its frames, from all over it."""
+    at = np.linspace(0, len(clip.frames) - 1, min(_SAMPLE, len(clip.frames))).astype(int)
+    boxes = None if clip.boxes_xywh is None else clip.boxes_xywh[at]
+    return clip._replace(frames=clip.frames[at], joints=clip.joints[at], boxes_xywh=boxes)
 
 
 def _moved(clip: Clip, translation: str) -> Clip:
@@ -91,17 +99,17 @@ def _moved(clip: Clip, translation: str) -> Clip:
 
 def _error(clip: Clip) -> float:
     """0 for right cameras: distance from the boxes in their sizes, or share of people not in the picture."""
-    joints = clip.joints[:_SAMPLE]
-    in_front = joints[..., 2] > 0
-    joints_img = project(clip, np.where(in_front[..., None], joints, 1.0))
+    in_front = clip.joints[..., 2] > 0
+    joints_img = project(clip, np.where(in_front[..., None], clip.joints, 1.0))
     if clip.boxes_xywh is None:
         size = clip.size[::-1] if clip.size is not None else 2 * clip.center
         seen = in_front & (joints_img >= 0).all(-1) & (joints_img <= size).all(-1)
         return 1 - float(seen[:, 0].mean())
-    x, y, width, height = clip.boxes_xywh[:_SAMPLE].T
+    x, y, width, height = clip.boxes_xywh.T
     middle = (joints_img.min(1) + joints_img.max(1)) / 2
-    away = np.hypot(middle[:, 0] - x - width / 2, middle[:, 1] - y - height / 2) / np.hypot(width, height)
-    return float(np.median(np.where(in_front.all(1), np.minimum(away, 1.0), 1.0)))
+    away = np.hypot(middle[:, 0] - x - width / 2, middle[:, 1] - y - height / 2)
+    share = np.minimum(away / np.maximum(np.hypot(width, height), 1.0), 1.0)
+    return float(np.median(np.where(in_front.all(1), share, 1.0)))
 
 
 # How a file that has joints in cam gives its cameras -> (R, t) of R X + t. All see one and the same person.

@@ -67,7 +67,7 @@ def _subject(request: Request, subject: int) -> list[Clip]:
         boxes = {item["image_id"]: item["bbox"] for item in data["annotations"]}
         videos: dict[Video, list[dict[str, Any]]] = {}
         for image in data["images"]:
-            if image["action_idx"] in wanted and image["id"] in boxes:
+            if image["action_idx"] in wanted:
                 video = Video(subject, image["action_idx"], image["subaction_idx"], image["cam_idx"])
                 videos.setdefault(video, []).append(image)
     except (KeyError, TypeError) as error:
@@ -75,6 +75,11 @@ def _subject(request: Request, subject: int) -> list[Clip]:
             f"{data_path}: has no {error}: need images with id, file_name, width, height, action_idx, "
             "subaction_idx, cam_idx and frame_idx, and annotations with image_id and bbox"
         ) from None
+    bare = [image["file_name"] for listed in videos.values() for image in listed if image["id"] not in boxes]
+    if bare:
+        raise ValueError(
+            f"{data_path}: {len(bare)} images, first {bare[0]}, have no annotation: is it whole?"
+        )
     clips = []
     for video in sorted(videos):
         images = sorted(videos[video], key=lambda image: int(image["frame_idx"]))
@@ -110,10 +115,8 @@ def _boxes(path: Path, listed: list[Any], video: Video) -> np.ndarray:
         boxes = np.array(listed, np.float64)
     except (TypeError, ValueError):
         boxes = np.empty(0)
-    if boxes.shape != (len(listed), 4) or not np.isfinite(boxes).all() or not (boxes[:, 2:] > 0).all():
-        raise ValueError(
-            f"{path}: a bbox of {video} is not four finite numbers (x, y, width, height) with a positive size"
-        )
+    if boxes.shape != (len(listed), 4) or not np.isfinite(boxes).all():
+        raise ValueError(f"{path}: a bbox of {video} is not four finite numbers (x, y, width, height)")
     return boxes
 
 

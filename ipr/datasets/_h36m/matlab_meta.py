@@ -23,7 +23,8 @@ _NUMBERS = 96  # per frame
 
 
 def present(root: Path) -> bool:
-    return (root / "annot").is_dir()
+    folder = root / "annot"
+    return folder.is_dir() and not any(folder.glob("*.json"))  # those are MPII's
 
 
 def sources(request: Request) -> list[Path]:
