@@ -319,7 +319,7 @@ def test_every_fifth_frame_of_mmpose(tmp_path: Path) -> None:
     trees.write_mmpose(tmp_path, CROWD, fps=10)
     table = act_05(tmp_path)
     assert table.group is not None and set(table.group["frame"]) == set(range(0, FRAMES, 5))
-    assert len(table) == 16 * FRAMES // 5 and "fps10" in table.description
+    assert len(table) == 16 * FRAMES // 5 and "fps10, every fifth frame;" in table.description
     same_as_crowd(table)
 
 

@@ -79,7 +79,8 @@ def read(request: Request) -> tuple[list[Clip], str]:
             )
     clips, convention = settle_by_agreement(clips, "R' (X - T)", str(cameras_path))
     convention += f", joints in {'mm' if scale == 1 else 'm'}"
-    return clips, "; ".join(filter(None, (path.parent.name, convention, said)))
+    fps = f"{path.parent.name}{', every fifth frame' if path.parent.name == 'fps10' else ''}"
+    return clips, "; ".join(filter(None, (fps, convention, said)))
 
 
 def _annotations(request: Request) -> Path:
