@@ -36,10 +36,12 @@ def crop_box(boxes_xywh: np.ndarray, rule: BoxRule, aspect: float) -> np.ndarray
     center = x + width / 2, y + height / 2
     if rule.fit == "grow":
         width, height = np.maximum(width, height * aspect), np.maximum(height, width / aspect)
+    elif rule.fit == "square":
+        width, height = width * max(1.0, aspect), height * max(1.0, 1 / aspect)
     elif rule.fit == "height":
         width = height * aspect
     else:
-        raise ValueError(f"box rule fit {rule.fit!r}: known are 'grow' and 'height'")
+        raise ValueError(f"box rule fit {rule.fit!r}: known are 'grow', 'square' and 'height'")
     return np.stack([*center, width * rule.pad, height * rule.pad], axis=1)
 
 
@@ -137,7 +139,7 @@ def img_to_cam(joints_img: np.ndarray, depth_abs_mm: np.ndarray, camera: Camera)
 
 
 def _distort(ray: np.ndarray, distortion: np.ndarray) -> np.ndarray:
-    """Brown's model on normalised rays [..., J, 2] with (k1, k2, k3, p1, p2) [..., 5]."""
+    """Brown's model on normalised rays [..., J, 2] with (k1, k2, k3, p1, p2) [..., 5], or s1, s3 more."""
     k1, k2, k3, p1, p2 = (distortion[..., None, i : i + 1] for i in range(5))
     r2 = (ray * ray).sum(-1, keepdims=True)
     radial = 1 + r2 * (k1 + r2 * (k2 + r2 * k3))
@@ -145,7 +147,8 @@ def _distort(ray: np.ndarray, distortion: np.ndarray) -> np.ndarray:
     tangential = np.concatenate(
         [2 * p1 * x * y + p2 * (r2 + 2 * x * x), p1 * (r2 + 2 * y * y) + 2 * p2 * x * y], axis=-1
     )
-    return ray * radial + tangential
+    prism = distortion[..., None, 5:] * r2 if distortion.shape[-1] > 5 else 0.0
+    return ray * radial + tangential + prism
 
 
 def img_to_norm(

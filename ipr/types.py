@@ -53,15 +53,15 @@ class Skeleton(NamedTuple):
 class Camera(NamedTuple):
     """Pinhole cameras, one per row: X_cam = R X_world + t, x_img = focal * X_cam[:2] / X_cam[2] + center.
 
-    Readers convert other conventions (such as Human3.6M's R (X - T)) to this one. ``distortion`` is
-    (k1, k2, k3, p1, p2).
+    Readers convert other conventions (such as Human3.6M's R (X - T)) to this one. ``distortion`` is OpenCV's
+    (k1, k2, k3, p1, p2), and where there are seven its s1 and s3 of a thin prism.
     """
 
     focal: np.ndarray  # [N, 2] px
     center: np.ndarray  # [N, 2] px
     R: np.ndarray  # [N, 3, 3]
     t: np.ndarray  # [N, 3] mm
-    distortion: np.ndarray | None = None  # [N, 5]
+    distortion: np.ndarray | None = None  # [N, 5] or [N, 7]
 
 
 class Region(NamedTuple):
@@ -103,8 +103,9 @@ class ImageSource(Protocol):
 class BoxRule(NamedTuple):
     """How a raw box becomes the crop; applied once, by ``geometry.crop_box``.
 
-    ``fit="grow"`` lengthens the short side to the patch's aspect; ``fit="height"`` keeps the height and sets
-    the width.
+    ``fit="grow"`` lengthens the short side to the patch's aspect; ``fit="square"`` does so taking the box for
+    a square, as one in the scene is whose pixels are a little higher than wide; ``fit="height"`` keeps the
+    height and sets the width.
     """
 
     pad: float = 1.25

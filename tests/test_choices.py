@@ -35,7 +35,7 @@ def test_a_plain_section_has_no_name() -> None:
     assert choices.name_of(PatchConfig()) is None
 
 
-@pytest.mark.parametrize("name", ["intergal", "", "_declared", "../config", "integral.py", "__init__"])
+@pytest.mark.parametrize("name", ["intergal", "", "_options", "../config", "integral.py", "__init__"])
 def test_unknown_part(name: str) -> None:
     with pytest.raises(ValueError, match="is not in heads") as error:
         choices.load("heads", name)

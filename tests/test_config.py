@@ -350,7 +350,7 @@ def test_box_rules() -> None:
     def rule(name: str, **options: str) -> tuple[float, str]:
         return tuple(choices.load("datasets", name).Config(**options).box_rule)
 
-    assert rule("h36m", boxes="rect3d") == (1.0, "grow")
+    assert rule("h36m", boxes="rect3d") == (1.0, "square")
     assert rule("h36m", boxes="joints") == rule("h36m_challenge", boxes="joints") == (1.25, "grow")
     assert rule("h36m", boxes="detector", detector="d") == (1.25, "grow")
     assert rule("h36m_challenge", boxes="detector", detector="d") == (1.1, "grow")

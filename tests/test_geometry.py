@@ -29,6 +29,13 @@ def test_crop_box_keeps_the_height() -> None:
     np.testing.assert_allclose(crops, [[55, 60, 60, 80]])
 
 
+def test_crop_box_takes_it_for_a_square() -> None:
+    boxes, rule = np.array([[10.0, 20.0, 80.0, 79.0]]), BoxRule(pad=1.25, fit="square")
+    np.testing.assert_allclose(geometry.crop_box(boxes, rule, aspect=1.0), [[50, 59.5, 100, 98.75]])
+    np.testing.assert_allclose(geometry.crop_box(boxes, rule, aspect=0.8), [[50, 59.5, 100, 123.4375]])
+    np.testing.assert_allclose(geometry.crop_box(boxes, rule, aspect=1.25), [[50, 59.5, 125, 98.75]])
+
+
 @pytest.mark.parametrize("bad", [[0, 0, 0, 5], [0, 0, 5, -1], [0, np.nan, 5, 5], [0, 0, np.inf, 5]])
 def test_crop_box_names_the_bad_row(bad: list[float]) -> None:
     with pytest.raises(ValueError, match=r"row 1 .*positive size"):
@@ -36,7 +43,7 @@ def test_crop_box_names_the_bad_row(bad: list[float]) -> None:
 
 
 def test_unknown_rules_are_refused() -> None:
-    with pytest.raises(ValueError, match="'grow' and 'height'"):
+    with pytest.raises(ValueError, match="'grow', 'square' and 'height'"):
         geometry.crop_box(np.ones((1, 4)), BoxRule(fit="stretch"), 1.0)
     with pytest.raises(ValueError, match="'rect3d' and 'box'"):
         geometry.depth_scale(DepthRule("metres"), 100.0)
@@ -134,21 +141,22 @@ def test_lifting_is_the_original(tolerance: Tolerance) -> None:
     )
 
 
-@pytest.mark.parametrize("distorted", [False, True])
-def test_cameras_against_opencv(distorted: bool) -> None:
+@pytest.mark.parametrize("numbers", [0, 5, 7])
+def test_cameras_against_opencv(numbers: int) -> None:
     rng = np.random.default_rng(0)
     turn = cv2.Rodrigues(np.array([0.4, -1.0, 0.7]))[0]
-    distortion = np.array([-0.2, 0.24, -0.002, -0.0009, -0.0014])
+    distortion = np.array([-0.2, 0.24, -0.002, -0.0009, -0.0014, 0.0011, -0.0007])[:numbers]
     camera = Camera(
         np.array([[1145.0, 1143.0]]),
         np.array([[512.0, 515.0]]),
         turn[None],
         np.array([[100.0, 50.0, 5000.0]]),
-        distortion[None] if distorted else None,
+        distortion[None] if numbers else None,
     )
     world = rng.uniform(-900, 900, (1, 18, 3))
     intrinsics = np.array([[1145.0, 0, 512], [0, 1143, 515], [0, 0, 1]])
-    order = distortion[[0, 1, 3, 4, 2]] if distorted else np.zeros(5)  # OpenCV's is k1, k2, p1, p2, k3
+    order = np.zeros(12)  # OpenCV's is k1, k2, p1, p2, k3, three for k4 to k6, s1, s2, s3, s4
+    order[[0, 1, 4, 2, 3, 8, 10][:numbers]] = distortion
     expected = cv2.projectPoints(world[0], turn, camera.t[0], intrinsics, order)[0][:, 0]
 
     cam = geometry.world_to_cam(world, camera)

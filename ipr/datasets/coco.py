@@ -12,8 +12,8 @@ import numpy as np
 from ipr import skeleton
 from ipr.datasets import _coco_json
 from ipr.datasets._coco_json import Listing
-from ipr.datasets._declared import check_split
 from ipr.datasets._listed import image_folder, person_numbers, read_json, sieve, wrong_root
+from ipr.datasets._options import check_split
 from ipr.geometry import good_boxes
 from ipr.images import FileImages
 from ipr.types import BoxRule, PoseTable

@@ -25,8 +25,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from ipr.datasets import _pickles
-from ipr.datasets._declared import check_detector, check_split
 from ipr.datasets._listed import joint_bounds, read_json, sieve, wrong_root
+from ipr.datasets._options import check_detector, check_split
 from ipr.geometry import good_boxes
 from ipr.images import FileImages
 from ipr.skeleton import by_name

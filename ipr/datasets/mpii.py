@@ -10,9 +10,9 @@ from typing import Literal
 import numpy as np
 
 from ipr import skeleton
-from ipr.datasets._declared import check_split
 from ipr.datasets._listed import image_folder, joint_bounds, person_numbers, sieve, wrong_root
 from ipr.datasets._mpii_files import LAYOUTS, Layout, People, head_boxes_file, read_list
+from ipr.datasets._options import check_split
 from ipr.geometry import good_boxes
 from ipr.images import FileImages
 from ipr.types import BoxRule, PoseTable
