@@ -29,7 +29,7 @@ LAYERS = (
         "faults",
     },
     {"datasets", "backbones", "heads", "losses", "metrics", "augment"},
-    {"model", "loader", "cache", "decode", "checkpoint"},
+    {"model", "loader", "cache", "table_cache", "decode", "checkpoint"},
     {"engine", "resume", "validation", "runlog", "visualize", "cli"},
     {"train", "evaluate", "occluders"},
 )
