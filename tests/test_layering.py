@@ -30,8 +30,19 @@ LAYERS = (
     },
     {"datasets", "backbones", "heads", "losses", "metrics", "augment"},
     {"model", "loader", "cache", "table_cache", "decode", "checkpoint"},
-    {"engine", "resume", "validation", "runlog", "visualize", "cli"},
-    {"train", "evaluate", "occluders"},
+    {
+        "engine",
+        "resume",
+        "validation",
+        "runlog",
+        "visualize",
+        "cli",
+        "findings",
+        "checks",
+        "geometry_checks",
+        "image_checks",
+    },
+    {"train", "evaluate", "occluders", "check"},
 )
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 
