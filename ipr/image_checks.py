@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,6 +67,7 @@ _source: list[ImageSource] = []  # of a worker process: set once, by _start
 
 def _start(source: ImageSource) -> None:
     start_worker()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process ends the check
     _source.append(source)
 
 
@@ -80,11 +83,15 @@ def _look_at_all(source: ImageSource, rows: list[int], processes: int) -> Iterat
                 bar.update()
             return
         chunks = [rows[first : first + _CHUNK] for first in range(0, len(rows), _CHUNK)]
-        # The source goes to each worker once, not with each task: it may have millions of names.
-        with ProcessPoolExecutor(min(processes, len(chunks)), initializer=_start, initargs=(source,)) as pool:
-            for found in pool.map(_look_at_some, chunks):
-                yield from found
-                bar.update(len(found))
+        workers = min(processes, len(chunks))
+        try:  # the source goes to each worker once, not with each task: it may have millions of names
+            with ProcessPoolExecutor(workers, initializer=_start, initargs=(source,)) as pool:
+                for found in pool.map(_look_at_some, chunks):
+                    yield from found
+                    bar.update(len(found))
+        except BrokenProcessPool as error:
+            reason = "a process that opened images was ended from outside, perhaps for want of memory"
+            raise ValueError(reason) from error
 
 
 def _look_at(source: ImageSource, row: int) -> Looked:

@@ -66,7 +66,7 @@ def stored(
     """
     try:
         key, place = _key(dataset, target)
-    except FileNotFoundError:
+    except OSError:
         return build()  # which says better what is missing
     try:
         index = (user_folder() if folder is None else folder) / f"{place}.json"
@@ -174,7 +174,8 @@ def _taken_apart(table: PoseTable) -> tuple[dict[str, Any], dict[str, np.ndarray
         elif name != "skeleton":
             header[name] = value
     header["image"] = image
-    compact = table.weight.astype(np.uint8)
+    with np.errstate(invalid="ignore"):  # NaN is no uint8, nor equal to one
+        compact = table.weight.astype(np.uint8)
     if (compact == table.weight).all():
         arrays["weight"] = compact
     return header, arrays

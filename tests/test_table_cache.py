@@ -124,6 +124,9 @@ def test_fields_that_are_none_and_weights_between_0_and_1(tmp_path: Path) -> Non
     same(found, same_image)
     assert found.weight.dtype == np.float64
     shutil.rmtree(tmp_path / "tables")
+    unknown = dataclasses.replace(table, weight=np.where(table.weight > 0, 1, np.nan))
+    same(table_cache.stored(lambda: unknown, people, TARGET, tmp_path / "tables"), unknown)
+    shutil.rmtree(tmp_path / "tables")
     found = table_cache.stored(lambda: bare, people, TARGET, tmp_path / "tables")
     assert found.image.name(3) == "3.png"
     with pytest.raises(ValueError, match=r"3.png: cannot be read"):
