@@ -85,7 +85,8 @@ class DataConfig:
     batch: int = 64  # people per step of one process: N processes take steps of N x batch, at the same lr
     workers: int = 0  # loader processes; 0 reads in the training process
     # Where crops are stored once and read from: "" those of procedural sets in the run's own directory; a
-    # directory those of all sets, for all runs that name it; "off" none.
+    # directory those of all sets, for all runs that name it; "off" none. Tables of labels that were read from
+    # files are stored with them, in the folder tables, and with "" in ~/.cache/ipr/tables.
     cache: str = ""
     # In training, a row that cannot be loaded is an error, or counted, logged and replaced by another of its
     # table. Evaluation, which has no other rows, always stops.

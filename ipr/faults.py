@@ -34,23 +34,23 @@ def fault(table: PoseTable, row: int) -> str:
     )
 
 
-def refuse_faulty(table: PoseTable, name: str) -> None:
-    """ValueError where a row of the table, which messages call ``name``, is faulty."""
-    faulty = np.flatnonzero(faulty_rows(table))
-    if len(faulty):
-        row, more = int(faulty[0]), len(faulty) - 1
+def refuse_faulty(table: PoseTable, name: str, faulty: np.ndarray) -> None:
+    """ValueError where one of the table's ``faulty`` rows [N] is; messages call the table ``name``."""
+    rows = np.flatnonzero(faulty)
+    if len(rows):
+        row, more = int(rows[0]), len(rows) - 1
         raise ValueError(
             f"row {row} of {name}, {table.image.name(row)}: {fault(table, row)}"
             f"{f'; so have {more} more rows bad boxes or labels' if more else ''}"
         )
 
 
-def crops_of(table: PoseTable, aspect: float) -> np.ndarray:
+def crops_of(table: PoseTable, aspect: float, faulty: np.ndarray) -> np.ndarray:
     """[N, 4] (cx, cy, width, height) px, the rows' crops for patches of width / height = ``aspect``.
 
-    Of a faulty row's box there may be none: a made-up one, which nobody loads, stands there.
+    Of a ``faulty`` row's box there may be none: a made-up one, which nobody loads, stands there.
     """
-    boxes = np.where(faulty_rows(table)[:, None], 1.0, table.boxes_xywh)
+    boxes = np.where(faulty[:, None], 1.0, table.boxes_xywh)
     return crop_box(boxes, table.box_rule, aspect)
 
 

@@ -59,8 +59,8 @@ class FileImages:
     ``sizes`` [N, 2] (height, width) px, where the annotations know them: ``image_size`` then touches no file,
     and a file of another size is an error. None: they are read from the files' headers.
 
-    Two arrays and a string of bytes, about 12 bytes per row and the file's name: a million rows are quickly
-    sent to a worker, and one that is forked does not copy them by counting references.
+    A few arrays, about 12 bytes per row and the file's name: a million rows are quickly sent to a worker, one
+    that is forked does not copy them by counting references, and ``to_arrays`` gives them to be stored.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class FileImages:
         self._folders = tuple(numbers)
         self._folder_of_row = np.array(folder_of_row, np.int32)
         self._ends = np.cumsum([len(name) for name in names], dtype=np.int64)
-        self._names = b"".join(names)
+        self._names = np.frombuffer(b"".join(names), np.uint8)
         self._max_pixels = max_pixels
         self._sizes: np.ndarray | None = None
         if sizes is not None:
@@ -96,12 +96,32 @@ class FileImages:
                 )
             self._sizes = self._sizes.astype(np.int32)
 
+    def to_arrays(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """All that it is: what JSON can hold, and arrays."""
+        arrays: dict[str, np.ndarray] = {
+            "folder_of_row": self._folder_of_row,
+            "ends": self._ends,
+            "names": self._names,
+        }
+        if self._sizes is not None:
+            arrays["sizes"] = self._sizes
+        return {"folders": list(self._folders), "max_pixels": self._max_pixels}, arrays
+
+    @classmethod
+    def from_arrays(cls, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> FileImages:
+        """What ``to_arrays`` gave; the arrays are used as they are, mapped files too."""
+        images = cls([], max_pixels=header["max_pixels"])
+        images._folders = tuple(header["folders"])
+        images._folder_of_row, images._ends = arrays["folder_of_row"], arrays["ends"]
+        images._names, images._sizes = arrays["names"], arrays.get("sizes")
+        return images
+
     def __len__(self) -> int:
         return len(self._folder_of_row)
 
     def name(self, row: int) -> str:
         start = int(self._ends[row - 1]) if row else 0
-        name = os.fsdecode(self._names[start : int(self._ends[row])])
+        name = os.fsdecode(self._names[start : int(self._ends[row])].tobytes())
         return os.path.join(self._folders[self._folder_of_row[row]], name)
 
     def image_size(self, row: int) -> tuple[int, int]:

@@ -22,10 +22,9 @@ def _load() -> ctypes.CDLL | None:
     except OSError:  # not built, or libjpeg-turbo is gone since
         return None
     library.ipr_jpeg_version.restype = ctypes.c_char_p
-    library.ipr_jpeg_region.argtypes = [
-        *(ctypes.c_char_p, ctypes.c_uint64, ctypes.c_int32, *[ctypes.c_int64] * 4),
-        *(ctypes.c_void_p, ctypes.c_char_p),
-    ]
+    numbers = [ctypes.c_int64] * 4
+    library.ipr_jpeg_region.argtypes = [ctypes.c_char_p, ctypes.c_uint64, ctypes.c_int32, *numbers]
+    library.ipr_jpeg_region.argtypes += [ctypes.c_void_p, ctypes.c_char_p]
     return library
 
 

@@ -103,10 +103,11 @@ class Mix(Dataset[Batch]):
                 )
         aspect = patch.width / patch.height
         self.faulty = [faulty_rows(table) for table in self.tables]
-        for index, table in enumerate(self.tables):
+        self.crops = []
+        for index, (table, faulty) in enumerate(zip(self.tables, self.faulty, strict=True)):
             if on_error == "raise":
-                refuse_faulty(table, f"table {index}")
-        self.crops = [crops_of(table, aspect) for table in self.tables]
+                refuse_faulty(table, f"table {index}", faulty)
+            self.crops.append(crops_of(table, aspect, faulty))
         self.occlusion = None if augment is None else augment.occlusion.build(patch.size)
         self.first = np.cumsum([0, *(len(table) for table in self.tables)])
 

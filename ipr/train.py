@@ -59,7 +59,7 @@ def train(options: argparse.Namespace, files: list[str], overrides: list[str], g
     if not group.is_main:
         return
     rows = np.linspace(0, len(outcome.valid) - 1, min(PICTURED, len(outcome.valid))).round().astype(int)
-    original = run.data.located(run.data.valid).build()  # its images are sharper than the rendered crops
+    original = validation.read_table(run, run.data.valid, "data.valid")  # its images are sharper than crops
     visualize.poses_picture(out / "val.png", original, outcome.poses, rows.tolist())
     visualize.curve_picture(out / "curve.png", runlog.read(out), outcome.baselines)
     print(visualize.table(outcome.scores, outcome.baselines, validation.protocol(run)))

@@ -134,7 +134,7 @@ class PoseTable:
     joints_img: np.ndarray  # [N, J, 2] px
     depth: np.ndarray  # [N, J] relative to the root, in depth_unit
     depth_unit: str  # "mm" | "px"
-    weight: np.ndarray  # [N, J, 3] in 0..1; 0 where a label is missing
+    weight: np.ndarray  # [N, J, 3] in 0..1; 0 where a label is missing. uint8 where it was stored as such
     joints_cam: np.ndarray | None = None  # [N, J, 3] mm
     camera: Camera | None = None
     root_depth: np.ndarray | None = None  # [N] mm

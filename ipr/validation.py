@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ipr import choices, config, faults, loader
+from ipr import choices, config, faults, loader, table_cache
 from ipr.cache import CacheableSource, CropCache
 from ipr.config import AugmentConfig, ConfigError, PatchConfig, RunConfig
 from ipr.decode import decode
@@ -75,34 +75,54 @@ def load_valid(run: RunConfig, cache: Path) -> PoseTable:
     return load_table(run, run.data.valid, "data.valid", None, cache)
 
 
-def load_table(
-    run: RunConfig, dataset: Any, name: str, augment: AugmentConfig | None, cache: Path
-) -> PoseTable:
-    """The rows of one dataset; ``name`` is its dotted path, ``augment`` what its warps are drawn from.
+def read_table(run: RunConfig, dataset: Any, name: str) -> PoseTable:
+    """The rows of one dataset with the run's joints and its own images; ``name`` is its dotted path.
 
-    Where ``data.cache`` is "", the crops of procedural sets are stored in ``cache``; where it is a directory,
-    those of all sets are stored there, in a folder per set and settings.
+    That of a dataset with ``sources()`` comes from the table cache (unless ``data.cache`` is "off"), which is
+    in the directory ``data.cache``, or else in the user's own.
     """
-    table: PoseTable = run.data.located(dataset).build()
-    if len(table) == 0:
-        raise RunError(f"{name} is empty: {config.to_dict(dataset)} has no rows")
-    try:
-        table = to_skeleton(table, by_name(run.skeleton))
-    except ValueError as error:
-        raise ConfigError(f"{name}, skeleton: {error}") from None
+    located = run.data.located(dataset)
+
+    def build() -> PoseTable:
+        table: PoseTable = located.build()
+        if len(table) == 0:
+            raise RunError(f"{name} is empty: {config.to_dict(dataset)} has no rows")
+        try:
+            return to_skeleton(table, by_name(run.skeleton))
+        except ValueError as error:
+            raise ConfigError(f"{name}, skeleton: {error}") from None
+
+    if run.data.cache == "off" or not hasattr(located, "sources"):
+        table = build()
+    else:
+        folder = Path(run.data.cache) / "tables" if run.data.cache else None
+        table = table_cache.stored(build, located, by_name(run.skeleton), folder)
     if table.depth_unit != loader.DEPTH_UNITS[run.depth.rule] and table.weight[..., 2].any():
         raise ConfigError(
             f"depth.rule: {run.depth.rule} takes depth in {loader.DEPTH_UNITS[run.depth.rule]}, "
             f"but {name} has it in {table.depth_unit}"
         )
+    return table
+
+
+def load_table(
+    run: RunConfig, dataset: Any, name: str, augment: AugmentConfig | None, cache: Path
+) -> PoseTable:
+    """:func:`read_table`, with stored crops for images; ``augment``: what its warps are drawn from.
+
+    Where ``data.cache`` is "", the crops of procedural sets are stored in ``cache``; where it is a directory,
+    those of all sets are stored there, in a folder per set and settings.
+    """
+    table = read_table(run, dataset, name)
     of_files = isinstance(table.image, FileImages)
     stored = run.data.cache != "off" and (run.data.cache or not of_files)
     if not stored or not hasattr(table.image, "fingerprint"):
         return table
     most_missing = run.data.max_failures if augment is not None and run.data.on_error == "skip" else 0.0
+    faulty = faults.faulty_rows(table)
     if most_missing == 0:  # before many crops are stored for nothing
-        faults.refuse_faulty(table, name)
-    crops = faults.crops_of(table, run.patch.width / run.patch.height)
+        faults.refuse_faulty(table, name, faulty)
+    crops = faults.crops_of(table, run.patch.width / run.patch.height, faulty)
     margin, density = (VALID_MARGIN if augment is None else TRAIN_MARGIN), 1.0
     if of_files:
         margin, density = file_crops(run.patch, augment)
@@ -130,11 +150,18 @@ def file_crops(patch: PatchConfig, augment: AugmentConfig | None) -> tuple[float
 def bone_length_mm(tables: Sequence[PoseTable]) -> float | None:
     """Mean over people of the skeleton's total length; None where no table has joints in camera space."""
     lengths = [
-        np.linalg.norm(table.joints_cam - table.joints_cam[:, table.skeleton.parents], axis=-1).sum(1)
+        np.linalg.norm(part - part[:, table.skeleton.parents], axis=-1).sum(1)
         for table in tables
-        if table.joints_cam is not None
+        for part in _parts(table.joints_cam)
     ]
     return float(np.concatenate(lengths).mean()) if lengths else None
+
+
+def _parts(joints_cam: np.ndarray | None) -> Iterator[np.ndarray]:
+    """Some rows at a time: those of a large table are mapped, and arithmetic makes copies."""
+    if joints_cam is not None:
+        for first in range(0, len(joints_cam), 2**16):
+            yield joints_cam[first : first + 2**16]
 
 
 # ---------------------------------------------------------------------------------------- from rows to scores
@@ -285,13 +312,12 @@ def baselines(data: Data, run: RunConfig) -> dict[str, dict[str, float]]:
 
 def mean_pose(data: Data) -> Poses:
     """The mean of the training poses, in camera axes from the root, said of all validation people."""
-    rooted = [
-        table.joints_cam - table.joints_cam[:, [table.skeleton.root]]
-        for table in data.train
-        if table.joints_cam is not None
-    ]
+    known = [table for table in data.train if table.joints_cam is not None]
+    total = sum(
+        (part - part[:, [table.skeleton.root]]).sum(0) for table in known for part in _parts(table.joints_cam)
+    )
     num_people, num_joints = data.valid.depth.shape
-    joints_rel = np.broadcast_to(np.concatenate(rooted).mean(0), (num_people, num_joints, 3))
+    joints_rel = np.broadcast_to(total / sum(map(len, known)), (num_people, num_joints, 3))
     unknown = np.full_like(joints_rel, np.nan)
     return Poses(
         joints_img=unknown[..., :2],

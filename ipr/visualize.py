@@ -1,4 +1,4 @@
-"""The pictures and the table at the end of a run."""
+"""The pictures and the table at the end of a run, and the pictures of a check."""
 
 from __future__ import annotations
 
@@ -65,6 +65,36 @@ def poses_picture(path: Path, table: PoseTable, poses: Poses, rows: Sequence[int
         "crop: prediction orange, truth cyan;  3-D: prediction left blue, right red, truth grey", fontsize=9
     )
     figure.savefig(path, dpi=90)
+
+
+def contact_sheet(path: Path, table: PoseTable, rows: Sequence[int]) -> None:
+    """Each row's crop with its labels and its raw box; a row that cannot be shown says why."""
+    columns = min(6, len(rows))
+    lines = -(-len(rows) // columns)
+    figure = Figure(figsize=(columns * 2.2, lines * 2.4 + 0.4), layout="constrained")
+    figure.suptitle("labels: left blue, right red;  raw box grey", fontsize=9)
+    for place, row in enumerate(rows):
+        axes = figure.add_subplot(lines, columns, place + 1)
+        axes.set_title(f"row {row}\n{table.image.name(row)[-36:]}", fontsize=6)
+        axes.axis("off")
+        try:
+            image, affine = crop(table, row, (CROP_HEIGHT, CROP_HEIGHT))
+        except (ValueError, OSError) as error:
+            axes.text(0.5, 0.5, str(error), fontsize=6, wrap=True, ha="center", va="center")
+            continue
+        axes.imshow(image)
+        axes.set(xlim=(-0.5, CROP_HEIGHT - 0.5), ylim=(CROP_HEIGHT - 0.5, -0.5))
+        x, y, width, height = table.boxes_xywh[row]
+        corners = np.array([[x, y], [x + width, y], [x + width, y + height], [x, y + height], [x, y]])
+        axes.plot(*geometry.apply_affine(affine, corners).T, color=GREY, linewidth=0.8)
+        joints_patch = geometry.apply_affine(affine, table.joints_img[row])
+        known = (table.weight[row, :, :2] != 0).all(1)
+        for joint, parent in _bones(table.skeleton):
+            color = _side_color(table.skeleton.joints[joint])
+            if known[joint] and known[parent]:
+                axes.plot(*joints_patch[[joint, parent]].T, color=color, linewidth=1.2)
+        axes.plot(*joints_patch[known].T, ".", color=TRUTH, markersize=2)
+    figure.savefig(path, dpi=110)
 
 
 def skeletons_3d(axes: Axes3D, skeleton: Skeleton, prediction: np.ndarray, truth: np.ndarray | None) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import cv2
 import numpy as np
 from torch import Tensor
 
 from ipr.config import AugmentConfig
+from ipr.datasets import synthetic
 from ipr.geometry import cam_to_img
+from ipr.images import FileImages
 from ipr.skeleton import by_name
 from ipr.types import Batch, BoxRule, Camera, Pixels, PoseTable, Region
 
@@ -98,3 +103,18 @@ def random_table(
         root_depth=root[:, 2],
         group={"action": np.array(["walk", "sit"])[np.arange(count) % 2]},
     )
+
+
+def people(count: int = 60) -> PoseTable:
+    """Procedural people, whose bodies are as people's are."""
+    return synthetic.Config(count=count).build()
+
+
+def write_images(folder: Path, table: PoseTable) -> FileImages:
+    """An image of 1000 x 1000 px per row, each of its own colour, as JPEG files in ``folder``."""
+    folder.mkdir(parents=True)
+    paths = [folder / f"{row:04d}.jpg" for row in range(len(table))]
+    for row, path in enumerate(paths):
+        height, width = table.image.image_size(row)
+        cv2.imwrite(str(path), np.full((height, width, 3), [row % 25 * 10, row // 25 * 10, 99], np.uint8))
+    return FileImages(paths)

@@ -29,9 +29,20 @@ LAYERS = (
         "faults",
     },
     {"datasets", "backbones", "heads", "losses", "metrics", "augment"},
-    {"model", "loader", "cache", "decode", "checkpoint", "legacy"},
-    {"engine", "resume", "validation", "runlog", "visualize", "cli"},
-    {"train", "evaluate", "convert", "occluders"},
+    {"model", "loader", "cache", "table_cache", "decode", "checkpoint", "legacy"},
+    {
+        "engine",
+        "resume",
+        "validation",
+        "runlog",
+        "visualize",
+        "cli",
+        "findings",
+        "checks",
+        "geometry_checks",
+        "image_checks",
+    },
+    {"train", "evaluate", "convert", "check", "occluders"},
 )
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from ipr import ops
+from ipr import faults, loader, ops
 from ipr.config import AugmentConfig, DepthConfig, PatchConfig
 from ipr.geometry import crop_affine, invert_affine
 from ipr.loader import EpochSampler, Loader, Mix, batch_labels, batch_to_patches, make_loader, touched_region
@@ -371,3 +371,17 @@ def test_tables_that_do_not_fit_are_refused() -> None:
         _mix(table, pixels)
     flat = dataclasses.replace(pixels, weight=pixels.weight * [1, 1, 0])
     assert len(_mix(table, flat)) == 12  # a depth that does not count may have any unit
+
+
+def test_bad_rows_are_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a large table that reads all labels, from the disk."""
+    looked: list[int] = []
+    original = loader.faulty_rows
+    for module in (loader, faults):
+        monkeypatch.setattr(
+            module, "faulty_rows", lambda table: (looked.append(len(table)), original(table))[1]
+        )
+    make_loader(
+        [random_table(5), random_table(7)], PATCH, DepthConfig(), None, batch=4, workers=0, seed=0, train=True
+    )
+    assert looked == [5, 7]
