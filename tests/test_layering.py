@@ -30,7 +30,7 @@ LAYERS = (
     },
     {"datasets", "backbones", "heads", "losses", "metrics", "augment"},
     {"model", "loader", "cache", "decode", "checkpoint"},
-    {"engine", "resume", "validation", "runlog", "visualize", "cli"},
+    {"engine", "resume", "validation", "protocol", "pose_files", "report", "runlog", "visualize", "cli"},
     {"train", "evaluate", "occluders"},
 )
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
