@@ -34,7 +34,7 @@ def save(path: Path, poses: Poses, table: PoseTable, about: Mapping[str, Any]) -
 def load(path: Path) -> tuple[Poses, str, dict[str, Any]]:
     """(poses, digest of their table, ``about``) of a file that :func:`save` wrote."""
     try:
-        with np.load(path) as file:
+        with open(path, "rb") as opened, np.load(opened) as file:
             arrays = {name: file[name] for name in file.files}
         table, about = str(arrays.pop("table")), json.loads(str(arrays.pop("about")))
         poses = Poses(**{"joints_cam": None, **arrays, "scale_source": str(arrays["scale_source"])})
