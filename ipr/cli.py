@@ -40,6 +40,15 @@ def take_flag(overrides: Sequence[str], name: str) -> tuple[bool, list[str]]:
     return said[-1:] == [f"{name}=true"], [word for word in overrides if word not in said]
 
 
+def take_word(overrides: Sequence[str], name: str, known: Sequence[str]) -> tuple[str, list[str]]:
+    """The last ``name=value`` of the words (the first known value where there is none), and the others."""
+    said = [word for word in overrides if word.startswith(f"{name}=")]
+    if wrong := [word for word in said if word.partition("=")[2] not in known]:
+        raise UsageError(f"{wrong[0]}: {name} is {' or '.join(known)}")
+    value = said[-1].partition("=")[2] if said else known[0]
+    return value, [word for word in overrides if word not in said]
+
+
 def new_file(text: str) -> Path:
     """Of an argument: a file to be written at the end, whose directory must be there from the start."""
     path = Path(text)

@@ -66,7 +66,10 @@ def decode(
     score = np.full((num_people, num_joints), np.nan)
     if output.score is not None:
         score = output.score.detach().double().cpu().numpy()
-    return Poses(joints_img, joints_rel, joints_cam, sigma, score, np.arange(num_people), scale_source)
+    margin = 0.5 - joints_norm.abs().amax(2).numpy()
+    return Poses(
+        joints_img, joints_rel, joints_cam, sigma, score, np.arange(num_people), scale_source, margin
+    )
 
 
 def _sigma(

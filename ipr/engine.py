@@ -14,7 +14,7 @@ import torch
 import yaml
 
 import ipr
-from ipr import checkpoint, choices, config, loader, model, ops, validation
+from ipr import checkpoint, choices, config, loader, model, ops, protocol, validation
 from ipr.config import ConfigError, OptimizerConfig, RunConfig, ScheduleConfig
 from ipr.distributed import ALONE, Group
 from ipr.images import ErrorPolicy, ImageError
@@ -164,7 +164,7 @@ class Trainer:
         loss = self.train_rows(log)
         trained = time.perf_counter() - start
         outcome = self.validate()
-        primary = next(iter(outcome.scores.values()))
+        primary = validation.to_minimize(outcome.scores, self.run)
         step += len(self.batches) - done
         seconds += time.perf_counter() - start
         self.progress = Progress(epoch + 1, step, seconds, min(best, primary))
@@ -327,7 +327,7 @@ class Trainer:
                     "mean_bone_length_mm": self.bone_length_mm,
                     "scores": scores,
                     "baselines": self.baselines,
-                    "protocol": validation.protocol(self.run),
+                    "protocol": protocol.card(self.run, self.data.valid),
                 },
             },
         )
@@ -358,7 +358,7 @@ class Trainer:
             "parameters": sum(parameter.numel() for parameter in self.network.parameters()),
             "train_rows": [len(table) for table in self.data.train],
             "valid_rows": len(self.data.valid),
-            "protocol": validation.protocol(self.run),
+            "protocol": protocol.card(self.run, self.data.valid),
             "baselines": self.baselines,
             "config": config.to_dict(self.run),
         }

@@ -1,4 +1,5 @@
-"""python -m ipr.evaluate CKPT ... [--config YAML] [--json FILE] [--save NPZ] [flip=true] [key=value ...]
+"""python -m ipr.evaluate CKPT ... [flip=true] [ensemble=inverse_variance] [key=value ...]
+python -m ipr.evaluate --poses NPZ [key=value ...]     what --save wrote, scored without a network
 
 On several GPUs: torchrun --nproc-per-node N -m ipr.evaluate ...
 """
@@ -6,43 +7,54 @@ On several GPUs: torchrun --nproc-per-node N -m ipr.evaluate ...
 from __future__ import annotations
 
 import argparse
-import io
-import json
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from ipr import checkpoint, cli, config, distributed, legacy, model, validation, visualize
+from ipr import checkpoint, cli, config, distributed, legacy, model, pose_files, protocol, validation
 from ipr.cli import UsageError
 from ipr.config import RunConfig
 from ipr.distributed import Group
+from ipr.report import Files, Predicted, report
 
 SHARED = ("skeleton", "patch", "depth", "metrics")  # networks of one ensemble see the same patches
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = cli.Parser(
-        prog="python -m ipr.evaluate", description="Score checkpoints; several are one ensemble."
+        prog="python -m ipr.evaluate",
+        description="Score checkpoints (several are one ensemble) or saved poses.",
     )
     words = "CHECKPOINT | key=value"
-    parser.add_argument("words", nargs="+", metavar=words, help="flip=true: average with the mirror image")
+    told = "flip=true: average with the mirror image; ensemble=mean|inverse_variance (by the volumes' sigma)"
+    parser.add_argument("words", nargs="*", metavar=words, help=told)
     parser.add_argument("--config", type=Path, help="configuration to use instead of the checkpoint's own")
+    parser.add_argument("--poses", type=Path, metavar="NPZ", help="score these poses instead of checkpoints")
     parser.add_argument("--json", type=cli.new_file, help="write the scores to this file")
+    parser.add_argument("--markdown", type=cli.new_file, help="write them to this file as Markdown tables")
     parser.add_argument("--save", type=cli.new_file, help="write the poses to this .npz file")
+    parser.add_argument("--submission", type=Path, help="write the challenge's csv and JSON into this folder")
     options = parser.parse_intermixed_args(arguments)
     files, overrides = cli.split_words(options.words)
-    if not files:
+    if not files and not options.poses:
         raise UsageError("no checkpoint given")
+    if files and options.poses:
+        raise UsageError(f"--poses takes no checkpoint: {files[0]}")
     with distributed.join(validation.pick_device()) as group:
-        evaluate(options, files, overrides, group)
+        if not options.poses:
+            said = predict(options, files, overrides, group)
+        elif group.is_main:
+            said = saved_poses(options, overrides)
+        if group.is_main:
+            report(said, Files(options.json, options.markdown, options.save, options.submission))
 
 
-def evaluate(options: argparse.Namespace, files: list[str], overrides: list[str], group: Group) -> None:
+def predict(options: argparse.Namespace, files: list[str], overrides: list[str], group: Group) -> Predicted:
+    """What the networks say of the validation table."""
     flip, overrides = cli.take_flag(overrides, "flip")
+    ensemble, overrides = cli.take_word(overrides, "ensemble", protocol.ENSEMBLES)
     states = [checkpoint.load(file) for file in files]
     runs = [
         load_config(state, file, options.config, overrides) for state, file in zip(states, files, strict=True)
@@ -58,21 +70,27 @@ def evaluate(options: argparse.Namespace, files: list[str], overrides: list[str]
     with tempfile.TemporaryDirectory() as temporary:
         cache = group.from_main(lambda: Path(temporary))
         table = group.main_first(lambda: validation.load_valid(run, cache))
-        length = legacy.decoding(states[0], run).get("mean_bone_length_mm")
-        poses = validation.predict(networks, table, run, flip=flip, mean_bone_length_mm=length, group=group)
-    if not group.is_main:
-        return
-    scores = validation.score(poses, table, run)
-    protocol = validation.protocol(run, flip=flip, networks=len(networks))
-    record = {"checkpoints": files, "people": len(table), "protocol": protocol, "scores": scores}
-    baselines = validation.saved_baselines(states[0], run)
-    print(visualize.table(scores, baselines, protocol), flush=True)  # first: the files may fail
-    if options.json:
-        checkpoint.write_atomic(options.json, (json.dumps(record, indent=1) + "\n").encode())
-    if options.save:
-        buffer = io.BytesIO()
-        np.savez(buffer, **{name: value for name, value in poses._asdict().items() if value is not None})
-        checkpoint.write_atomic(options.save, buffer.getbuffer())
+        found = validation.predict(
+            networks,
+            table,
+            run,
+            flip=flip,
+            ensemble=ensemble,
+            mean_bone_length_mm=validation.decoding_length(run, legacy.decoding(states[0], run)),
+            group=group,
+        )
+    about = {"checkpoints": files, "flip": flip, "networks": len(files), "ensemble": ensemble}
+    return Predicted(run, table, found, about, validation.saved_baselines(states[0], run))
+
+
+def saved_poses(options: argparse.Namespace, overrides: list[str]) -> Predicted:
+    """What ``--save`` wrote; the configuration is its own or that of ``--config``."""
+    found, digest, about = pose_files.load(options.poses)
+    run = load_config(about, str(options.poses), options.config, overrides)
+    with tempfile.TemporaryDirectory() as temporary:
+        table = validation.load_valid(config.override(run, ["data.cache=off"]), Path(temporary))
+    pose_files.check_table(options.poses, found, digest, table)
+    return Predicted(run, table, found, about, validation.measured_baselines(run))
 
 
 def load_config(

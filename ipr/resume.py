@@ -20,7 +20,7 @@ class Progress(NamedTuple):
     epoch: int = 0  # finished ones
     step: int = 0
     seconds: float = 0.0
-    best: float = math.inf  # lowest validation score
+    best: float = math.inf  # lowest validation score (higher is better: of its negative)
     batch: int = 0  # batches of the epoch under way that are done
     loss_sum: float = 0.0  # over the people of these batches
 

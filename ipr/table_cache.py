@@ -42,11 +42,6 @@ _UNUSED = 7 * 86400.0  # s: a replaced table that nobody has opened for so long 
 _DISTINCT = 2**16  # at most, of what is stored as distinct rows and their numbers
 # Arrays of which many rows are the same.
 _REPEATED = ("camera.", "group.", "image.sizes", "extra.annotation_file")
-    "camera.",
-    "group.",
-    "image.sizes",
-    "extra.annotation_file",
-)  # arrays of which many rows are the same
 
 
 class Dataset(Protocol):

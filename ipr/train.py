@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ipr import checkpoint, cli, config, distributed, engine, runlog, validation, visualize
+from ipr import checkpoint, cli, config, distributed, engine, protocol, runlog, validation, visualize
 from ipr.cli import UsageError
 from ipr.distributed import Group
 
@@ -62,7 +62,8 @@ def train(options: argparse.Namespace, files: list[str], overrides: list[str], g
     original = validation.read_table(run, run.data.valid, "data.valid")  # its images are sharper than crops
     visualize.poses_picture(out / "val.png", original, outcome.poses, rows.tolist())
     visualize.curve_picture(out / "curve.png", runlog.read(out), outcome.baselines)
-    print(visualize.table(outcome.scores, outcome.baselines, validation.protocol(run)))
+    card = protocol.card(run, outcome.valid)
+    print(visualize.table(outcome.scores, outcome.baselines, protocol.text(card)))
     for name in ("best.pt", "latest.pt", "val.png", "curve.png", runlog.FILE):
         print(out / name)
 

@@ -209,3 +209,4 @@ class Poses(NamedTuple):
     score: np.ndarray  # [N, J] in 0..1
     box_index: np.ndarray  # [N] row of the boxes that were given
     scale_source: str  # "intrinsics" | "bone_length": where the millimetres of x and y came from
+    margin: np.ndarray | None = None  # [N, J] norm, from the nearest side of the volume; negative outside

@@ -147,6 +147,14 @@ def file_crops(patch: PatchConfig, augment: AugmentConfig | None) -> tuple[float
     return widest * (1 + 4 / min(patch.size)) - 1, max(FILE_DENSITY, LEAST_DENSITY / (1 - augment.scale))
 
 
+def decoding_length(run: RunConfig, decoding: Mapping[str, Any]) -> float | None:
+    """mm of the skeleton's bones in total, of use without a camera: a metric's own, or a checkpoint's."""
+    for metric in run.metrics:
+        if (stated := getattr(metric, "bone_length_mm", None)) is not None:
+            return stated
+    return decoding.get("mean_bone_length_mm")
+
+
 def bone_length_mm(tables: Sequence[PoseTable]) -> float | None:
     """Mean over people of the skeleton's total length; None where no table has joints in camera space."""
     lengths = [
@@ -168,9 +176,17 @@ def _parts(joints_cam: np.ndarray | None) -> Iterator[np.ndarray]:
 
 
 def forward(
-    networks: Sequence[nn.Module], batch: Batch, run: RunConfig, *, flip: bool = False
+    networks: Sequence[nn.Module],
+    batch: Batch,
+    run: RunConfig,
+    *,
+    flip: bool = False,
+    ensemble: str = "mean",
 ) -> NetworkOutput:
-    """Coordinates of a batch: the mean over networks and, with ``flip``, patches and their mirror images."""
+    """Coordinates of a batch: averaged over networks and, with ``flip``, patches and their mirror images.
+
+    ``ensemble``: see :func:`average`; a network's patches and mirror images have the same weight.
+    """
     patch = run.patch
     patches = loader.batch_to_patches(
         batch, patch.size, patch.mean, patch.std, patch.antialias, run.model.channels_last
@@ -178,10 +194,12 @@ def forward(
     outputs = []
     with torch.autocast(patches.device.type, torch.bfloat16, enabled=run.model.precision == "bf16"):
         for network in networks:
-            outputs.append(network(patches))
+            output = network(patches)
             if flip:
-                outputs.append(mirror(network(patches.flip(-1)), run.patch.width, by_name(run.skeleton)))
-    return average(outputs)
+                mirrored = mirror(network(patches.flip(-1)), run.patch.width, by_name(run.skeleton))
+                output = average([output, mirrored])
+            outputs.append(output)
+    return average(outputs, ensemble)
 
 
 def mirror(output: NetworkOutput, width: int, skeleton: Skeleton) -> NetworkOutput:
@@ -193,20 +211,34 @@ def mirror(output: NetworkOutput, width: int, skeleton: Skeleton) -> NetworkOutp
     return NetworkOutput(torch.stack((-x - 1 / width, y, z), -1), sigma, score)
 
 
-def average(outputs: Sequence[NetworkOutput]) -> NetworkOutput:
-    """The mean of the coordinates; of sigma and score too where all outputs have them."""
+def average(outputs: Sequence[NetworkOutput], rule: str = "mean") -> NetworkOutput:
+    """The mean of the coordinates; of sigma and score too where all outputs have them.
+
+    With ``rule="inverse_variance"``, coordinates and sigmas are weighted with 1 / sigma^2, joint by joint and
+    axis by axis: best where the outputs' errors are independent and sigma is their standard deviation.
+    """
     if len(outputs) == 1:
         return outputs[0]
-    return NetworkOutput(
-        torch.stack([output.joints_norm for output in outputs]).mean(0),
-        _mean([output.sigma_norm for output in outputs]),
-        _mean([output.score for output in outputs]),
-    )
+    joints_norm = torch.stack([output.joints_norm for output in outputs])
+    sigma_norm = _stack([output.sigma_norm for output in outputs])
+    score = _stack([output.score for output in outputs])
+    if rule == "inverse_variance":
+        if sigma_norm is None:
+            raise RunError(
+                "ensemble=inverse_variance needs the volumes' sigma, and a head here has no volume"
+            )
+        weight = sigma_norm.square().reciprocal()
+        weight = weight / weight.sum(0)
+        joints_norm, sigma_norm = (joints_norm * weight).sum(0), (sigma_norm * weight).sum(0)
+    else:
+        joints_norm = joints_norm.mean(0)
+        sigma_norm = None if sigma_norm is None else sigma_norm.mean(0)
+    return NetworkOutput(joints_norm, sigma_norm, None if score is None else score.mean(0))
 
 
-def _mean(values: Sequence[Tensor | None]) -> Tensor | None:
+def _stack(values: Sequence[Tensor | None]) -> Tensor | None:
     known = [value for value in values if value is not None]
-    return torch.stack(known).mean(0) if len(known) == len(values) else None
+    return torch.stack(known) if len(known) == len(values) else None
 
 
 @torch.inference_mode()
@@ -216,6 +248,7 @@ def predict(
     run: RunConfig,
     *,
     flip: bool = False,
+    ensemble: str = "mean",
     mean_bone_length_mm: float | None = None,
     group: Group = ALONE,
 ) -> Poses:
@@ -237,7 +270,7 @@ def predict(
     )
     own = []
     for batch in batches:
-        output = forward(networks, batch, run, flip=flip)
+        output = forward(networks, batch, run, flip=flip, ensemble=ensemble)
         found = (  # marginals are for losses, and large
             *(batch.row, output.joints_norm, output.sigma_norm, output.score),
             *(batch.img_to_patch, batch.depth_scale),
@@ -290,13 +323,10 @@ def score(poses: Poses, table: PoseTable, run: RunConfig) -> dict[str, float]:
     return scores
 
 
-def protocol(run: RunConfig, *, flip: bool = False, networks: int = 1) -> str:
-    """How the scores were measured; belongs beside every number."""
-    said = [metric.build().protocol for metric in run.metrics]
-    said.append(f"flip test {'on' if flip else 'off'}")
-    if networks > 1:
-        said.append(f"mean of {networks} networks")
-    return "; ".join(said)
+def to_minimize(scores: Mapping[str, float], run: RunConfig) -> float:
+    """The first score, with its sign changed where more is better."""
+    first = next(iter(scores.values()))
+    return -first if run.metrics[0].build().higher_is_better else first
 
 
 # -------------------------------------------------------------------------------------------------- baselines
@@ -306,7 +336,9 @@ def baselines(data: Data, run: RunConfig) -> dict[str, dict[str, float]]:
     """What predictors reach that see less than the picture, by name: scores as of :func:`score`."""
     found = {}
     if data.valid.joints_cam is not None and any(table.joints_cam is not None for table in data.train):
-        found["mean pose"] = score(mean_pose(data), data.valid, run)
+        judges = tuple(metric for metric in run.metrics if not metric.build().of_pictures)
+        if judges:
+            found["mean pose"] = score(mean_pose(data), data.valid, replace(run, metrics=judges))
     return found | measured_baselines(run)
 
 

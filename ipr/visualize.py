@@ -168,9 +168,10 @@ def table(scores: dict[str, float], baselines: dict[str, dict[str, float]], prot
     overall = {name: value for name, value in scores.items() if "/" not in name}
     primary = next(iter(overall))
     width = max(len("prediction"), *map(len, baselines)) if baselines else len("prediction")
-    lines = [f"{'':{width}}  " + "  ".join(f"{name:>18}" for name in overall)]
+    column = max(18, *map(len, overall))
+    lines = [f"{'':{width}}  " + "  ".join(f"{name:>{column}}" for name in overall)]
     for label, row in {"prediction": overall, **baselines}.items():
-        cells = "  ".join(f"{row[name]:18.2f}" if name in row else f"{'':18}" for name in overall)
+        cells = "  ".join(f"{row[name]:{column}.2f}" if name in row else f"{'':{column}}" for name in overall)
         ratio = (
             f"  the prediction has {overall[primary] / row[primary]:.3f} of it"
             if label != "prediction" and primary in row
@@ -183,8 +184,25 @@ def table(scores: dict[str, float], baselines: dict[str, dict[str, float]], prot
             metric, kind, member = name.split("/", 2)
             groups.setdefault(f"{metric} by {kind}", []).append((value, member))
     for label, members in groups.items():
-        worst_first = sorted(members, reverse=True)
+        worst_first = sorted(members, reverse="PCK" not in label)  # a share of correct joints is worst if low
         lines.append(
             f"{label}, worst first: " + ", ".join(f"{member} {value:.1f}" for value, member in worst_first)
         )
     return "\n".join([*lines, f"protocol: {protocol}"])
+
+
+def markdown(scores: dict[str, float], baselines: dict[str, dict[str, float]], card: dict[str, str]) -> str:
+    """The scores and the protocol card as Markdown tables."""
+    overall = {name: value for name, value in scores.items() if "/" not in name}
+    lines = [f"| | {' | '.join(overall)} |", f"|--|{'--:|' * len(overall)}"]
+    for label, row in {"prediction": overall, **baselines}.items():
+        cells = (f"{row[name]:.2f}" if name in row else "" for name in overall)
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    parts = {name: value for name, value in scores.items() if "/" in name}
+    if parts:
+        lines += ["", "| by | | |", "|--|--|--:|"]
+        for name, value in parts.items():
+            metric, kind, member = name.split("/", 2)
+            lines.append(f"| {metric}, {kind} | {member} | {value:.2f} |")
+    lines += ["", "| protocol | |", "|--|--|", *(f"| {name} | {value} |" for name, value in card.items())]
+    return "\n".join(lines) + "\n"

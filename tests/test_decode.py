@@ -134,6 +134,20 @@ def test_sigma_and_score() -> None:
     np.testing.assert_array_equal(poses.score, score.double().numpy())
 
 
+def test_margin_is_the_distance_from_the_nearest_side() -> None:
+    table = random_table(1)
+    output, maps, scales = _perfect(table)
+    norm = torch.zeros(1, 18, 3)
+    norm[0, 1], norm[0, 2], norm[0, 3] = (
+        torch.tensor(at) for at in ([-0.4, 0.3, 0.0], [0.1, 0.0, 0.45], [0.0, 0.75, 0.1])
+    )
+    poses = decode(
+        output._replace(joints_norm=norm), maps, scales, SIZE, table.skeleton, mean_bone_length_mm=4500.0
+    )
+    assert poses.margin is not None
+    np.testing.assert_allclose(poses.margin[0, :4], [0.5, 0.1, 0.05, -0.25], atol=1e-7)
+
+
 def test_sigma_of_a_depth_in_pixels_is_in_mm() -> None:
     table = random_table(3, depth_unit="px")
     assert table.camera is not None and table.root_depth is not None

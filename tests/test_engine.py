@@ -484,3 +484,36 @@ def test_average_keeps_what_all_know() -> None:
     bare = NetworkOutput(torch.zeros(1, 2, 3), None, torch.ones(1, 2))
     mean = validation.average([full, bare])
     assert mean.sigma_norm is None and (mean.joints_norm == 0.5).all() and (mean.score == 0.5).all()
+
+
+def test_inverse_variance_trusts_the_surer_one() -> None:
+    sigma = torch.tensor([[[1.0, 1.0, 2.0]]])
+    one = NetworkOutput(torch.zeros(1, 1, 3), sigma, torch.tensor([[0.2]]))
+    other = NetworkOutput(torch.ones(1, 1, 3), torch.tensor([[[1.0, 3.0, 1.0]]]), torch.tensor([[0.4]]))
+    both = validation.average([one, other], "inverse_variance")
+    torch.testing.assert_close(both.joints_norm, torch.tensor([[[0.5, 0.1, 0.8]]]))
+    torch.testing.assert_close(both.sigma_norm, torch.tensor([[[1.0, 1.2, 1.2]]]))
+    torch.testing.assert_close(both.score, torch.tensor([[0.3]]))
+    with pytest.raises(RunError, match="needs the volumes' sigma"):
+        validation.average([one, other._replace(sigma_norm=None)], "inverse_variance")
+
+
+def test_what_is_better_of_the_first_score() -> None:
+    scores = {"first": 3.0, "second": 5.0}
+    assert validation.to_minimize(scores, tiny_run()) == 3.0
+    assert validation.to_minimize(scores, tiny_run("metrics=[{name: pckh}, {name: mpjpe}]")) == -3.0
+
+
+def test_baselines_without_eyes_are_judged_by_poses_alone() -> None:
+    table = random_table(4)
+    data = Data((table,), table)
+    found = validation.baselines(data, tiny_run("metrics=[{name: localisation}, {name: pck3d}]"))
+    assert found["mean pose"].keys() >= {"3DPCK@150 %", "AUC %"} and "clipped %" not in found["mean pose"]
+    assert validation.baselines(data, tiny_run("metrics=[{name: localisation}]")) == {}
+
+
+def test_the_metrics_own_bone_length_goes_before_the_checkpoints() -> None:
+    decoding = {"mean_bone_length_mm": 4000.0}
+    assert validation.decoding_length(tiny_run(), decoding) == 4000.0
+    assert validation.decoding_length(tiny_run(), {}) is None  # of the ECCV 2018 code
+    assert validation.decoding_length(tiny_run("metrics=[{name: mpjpe_rescaled}]"), decoding) == 4502.881

@@ -51,7 +51,7 @@ def test_what_a_run_leaves(finished: Path) -> None:
     assert first["kind"] == "run" and first["config"] == config.to_dict(tiny_run())
     assert first["operators"] == ops.IMPLEMENTATION
     assert first["baselines"]["mean pose"]["MPJPE mm"] > 100
-    assert first["protocol"].startswith("17 joints")
+    assert first["protocol"]["joints"].startswith("17 joints") and first["protocol"]["flip test"] == "off"
     epochs = [record for record in rest if record["kind"] == "epoch"]
     assert [record["epoch"] for record in epochs] == [1, 2]
     for record in epochs:
@@ -71,7 +71,7 @@ def test_the_last_table(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> No
     printed = capfd.readouterr()
     score = runlog.read(out)[-1]["MPJPE mm"]
     assert f"{score:.2f}" in printed.out and "mean pose" in printed.out and "by action" in printed.out
-    assert "protocol: 17 joints" in printed.out and "flip test off" in printed.out
+    assert "protocol: data: synthetic" in printed.out and "flip test: off" in printed.out
     assert str(out / "val.png") in printed.out
     assert "epoch 1/1" in printed.err and "img/s" in printed.err
 

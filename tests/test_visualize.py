@@ -93,3 +93,29 @@ def test_table_of_scores() -> None:
     assert lines[2].startswith("mean pose") and "0.400" in lines[2]
     assert lines[3] == "MPJPE mm by joint, worst first: head 110.0, nose 90.0"
     assert lines[4] == "protocol: all joints"
+
+
+def test_of_correct_joints_the_lowest_share_comes_first() -> None:
+    scores = {"3DPCK@150 %": 80.0, "3DPCK@150 %/joint/nose": 90.0, "3DPCK@150 %/joint/head": 70.0}
+    lines = visualize.table(scores | {"a name longer than its column": 1.0}, {}, "").splitlines()
+    assert "3DPCK@150 % by joint, worst first: head 70.0, nose 90.0" in lines
+    assert len(lines[0]) == len(lines[1])
+
+
+def test_markdown_tables() -> None:
+    scores = {"MPJPE mm": 100.0, "AUC %": 40.0, "MPJPE mm/joint/nose": 90.0}
+    text = visualize.markdown(scores, {"mean pose": {"MPJPE mm": 250.0}}, {"data": "mine"})
+    assert text.splitlines() == [
+        "| | MPJPE mm | AUC % |",
+        "|--|--:|--:|",
+        "| prediction | 100.00 | 40.00 |",
+        "| mean pose | 250.00 |  |",
+        "",
+        "| by | | |",
+        "|--|--|--:|",
+        "| MPJPE mm, joint | nose | 90.00 |",
+        "",
+        "| protocol | |",
+        "|--|--|",
+        "| data | mine |",
+    ]

@@ -34,8 +34,8 @@ class Config:
     score is 1, area that of the outline. ``boxes: detector``: the rows are the detected people, in the file's
     order; they have no labels (weight 0); area is that of the box. Depth always has weight 0.
 
-    ``extra``: image_id, score, area [N] px^2, annotation_file (the same path in all rows) and, with annotated
-    boxes, annotation_id. ``group``: image (its id) and person (number in the image).
+    ``extra``: image_id, box_score, area [N] px^2, annotation_file (the same path in all rows) and, with
+    annotated boxes, annotation_id. ``group``: image (its id) and person (number in the image).
     """
 
     root: str = "coco"  # relative to data.root
@@ -127,7 +127,7 @@ def _annotated(path: Path, listing: Listing) -> _Rows:
     )
     if not len(rows):
         raise ValueError(f"{path}: has nobody to show: {text}")
-    extra = {"annotation_id": listing.ids[rows], "area": listing.area[rows], "score": np.ones(len(rows))}
+    extra = {"annotation_id": listing.ids[rows], "area": listing.area[rows], "box_score": np.ones(len(rows))}
     return listing.image[rows], boxes[rows], listing.keypoints[rows], extra, text
 
 
@@ -167,7 +167,7 @@ def _detected(path: Path, annotations: Path, listing: Listing) -> _Rows:
     boxes = boxes[rows]
     image = np.array([index[number] for number in image_id], np.int64)[rows]
     labels = np.zeros((len(rows), listing.keypoints.shape[1], 3))
-    return image, boxes, labels, {"area": boxes[:, 2:].prod(1), "score": score[rows]}, f"{path}: {text}"
+    return image, boxes, labels, {"area": boxes[:, 2:].prod(1), "box_score": score[rows]}, f"{path}: {text}"
 
 
 def _annotations(root: Path, split: str) -> Path:

@@ -96,7 +96,7 @@ class Config:
             weight=weight,
             joints_cam=joints_cam[keep] if posed else None,
             group={"subset": subset[keep]},
-            extra={"image_id": numbers[keep]} | ({"score": score[keep]} if self.detector else {}),
+            extra={"image_id": numbers[keep]} | ({"box_score": score[keep]} if self.detector else {}),
             description=layout,
         )
 

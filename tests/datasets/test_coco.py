@@ -73,7 +73,7 @@ def test_records_of_the_original(golden_root: Path) -> None:
         crop = [record[name] for name in ("center_x", "center_y", "width", "height")]
         np.testing.assert_allclose(crops[i], crop, rtol=0, atol=RECORDS_PX)
         assert extra(table)["image_id"][i] == record["image_id"]
-        assert extra(table)["score"][i] == record["score"]
+        assert extra(table)["box_score"][i] == record["score"]
     assert not table.depth.any() and table.camera is None
 
 
@@ -96,7 +96,7 @@ def test_detections_of_the_original(golden_root: Path) -> None:
     assert len(table) == len(people) == 16
     assert f"{len(detections) - 16} of {len(detections)} detections left out" in table.description
     np.testing.assert_array_equal(table.boxes_xywh, [found["bbox"] for found in people])  # neither clipped
-    assert extra(table)["score"].tolist() == [found["score"] for found in people]
+    assert extra(table)["box_score"].tolist() == [found["score"] for found in people]
     assert extra(table)["image_id"].tolist() == [found["image_id"] for found in people]
     np.testing.assert_allclose(extra(table)["area"], table.boxes_xywh[:, 2] * table.boxes_xywh[:, 3])
     assert "annotation_id" not in extra(table)

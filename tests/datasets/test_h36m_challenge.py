@@ -65,7 +65,7 @@ def test_golden_boxes_of_a_detector(golden_tree: Path) -> None:
     file = "challenge_dt_db_Val_w256xh256.json"
     crops = crop_box(table.boxes_xywh, table.box_rule, 1.0)
     np.testing.assert_allclose(crops, _boxes(file), rtol=0, atol=TOLERANCE)
-    np.testing.assert_array_equal(table.extra["score"], _golden(file, "score")[0])
+    np.testing.assert_array_equal(table.extra["box_score"], _golden(file, "score")[0])
 
 
 @pytest.mark.parametrize(("aspect", "width"), [(1.0, 1000.0), (288 / 384, 750.0)])
@@ -194,7 +194,7 @@ def test_images_without_a_detection_are_left_out_and_the_best_of_several_counts(
     (folder / "00002.pkl").write_bytes(pickle.dumps(several))
     table = Config(root=str(tmp_path), split="Val", boxes="detector", detector="d").build()
     assert table.extra["image_id"].tolist() == [2, 3]
-    np.testing.assert_array_equal(table.extra["score"], made.detections[1:, 4])
+    np.testing.assert_array_equal(table.extra["box_score"], made.detections[1:, 4])
     np.testing.assert_array_equal(table.boxes_xywh[:, :2], made.detections[1:, :2])
     assert "1 of 3 images left out: 1 without a detection" in table.description
 

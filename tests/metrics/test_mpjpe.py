@@ -84,7 +84,7 @@ def test_metric_counts_17_joints_and_each_action() -> None:
     assert scores["MPJPE mm/joint/left_wrist"] == pytest.approx(85.0)
     assert len([name for name in scores if "/joint/" in name]) == 17
     assert Config(joints=18).build()(_poses(pred), table)["MPJPE mm"] > 50
-    assert "17 joints" in Config().build().protocol
+    assert "17 joints" in Config().build().protocol["joints"]
 
 
 def test_rigid_number_is_fitted_on_all_joints_then_rooted_again() -> None:
