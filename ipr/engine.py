@@ -141,6 +141,9 @@ class Trainer:
         outcome = None
         with self.open_log(rows) as log:
             log.write("run", step=self.progress.step, **self.describe())
+            for table in (*self.data.train, self.data.valid):
+                if table.description:
+                    log.say(table.description)
             while self.progress.epoch < self.run.schedule.epochs:
                 outcome = self.epoch(log, rows)
             if self.policy.failed:
@@ -358,6 +361,7 @@ class Trainer:
             "parameters": sum(parameter.numel() for parameter in self.network.parameters()),
             "train_rows": [len(table) for table in self.data.train],
             "valid_rows": len(self.data.valid),
+            "found": [table.description for table in (*self.data.train, self.data.valid)],
             "protocol": protocol.card(self.run, self.data.valid),
             "baselines": self.baselines,
             "config": config.to_dict(self.run),

@@ -70,6 +70,8 @@ def predict(options: argparse.Namespace, files: list[str], overrides: list[str],
     with tempfile.TemporaryDirectory() as temporary:
         cache = group.from_main(lambda: Path(temporary))
         table = group.main_first(lambda: validation.load_valid(run, cache))
+        if group.is_main and table.description:
+            print(table.description, flush=True)
         found = validation.predict(
             networks,
             table,

@@ -52,9 +52,7 @@ def rescored(box_score: np.ndarray, joint_score: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    annotations: str = (
-        ""  # COCO's file of the true keypoints, as person_keypoints_val2017.json; "": the table's
-    )
+    annotations: str = ""  # COCO's file of the true keypoints; "": the one that the table was read from
     nms: float = 0.9  # object keypoint similarity above which the lower of two detections is dropped
     joint_score: Literal["one", "volume"] = "one"  # of rescoring; one: as the ECCV 2018 code, the box's alone
 
@@ -76,9 +74,10 @@ class Metric:
 
     def __init__(self, annotations: str, nms: float, joint_score: str) -> None:
         self.annotations, self.nms, self.joint_score = annotations, nms, joint_score
+        of = annotations or "the table's annotations"
         self.protocol = {
             "joints": "OKS: COCO's 17",
-            "alignment": f"OKS: none; all images of {annotations or 'the annotations'}; NMS {nms:g}; joint score {joint_score}",
+            "alignment": f"OKS: none; all images of {of}; NMS {nms:g}; joint score {joint_score}",
         }
 
     def __call__(self, poses: Poses, table: PoseTable) -> dict[str, float]:
