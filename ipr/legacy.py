@@ -33,12 +33,11 @@ from ipr.backbones import resnet
 from ipr.checkpoint import CheckpointError, ConfigMissing, some
 from ipr.config import ConfigError, DepthConfig, ModelConfig, PatchConfig, RunConfig
 from ipr.heads import direct, integral
+from ipr.metrics import mpjpe_rescaled
 from ipr.skeleton import SKELETONS
 
 # Final layers with fewer channels give 2-D heat maps, one per joint; the smallest volumes known have 16 x 64.
 LEAST_VOLUMES = 256
-# The original's total bone length of CHALL_H80K train and val together, to which it scales its poses
-CHALLENGE_BONES_MM = 4502.881
 _JOINTS = ("h36m_18", "h36m_17", "mpii_16")  # of mks0601's and EpipolarPose's networks
 
 _TRUNK = {
@@ -213,7 +212,7 @@ def decoding(state: Mapping[str, Any], run: RunConfig) -> dict[str, Any]:
         "box_rule": None if rule is None else rule._asdict(),
         "depth_rule": run.depth.build()._asdict(),
         "depth_unit": loader.DEPTH_UNITS[run.depth.rule],
-        "mean_bone_length_mm": CHALLENGE_BONES_MM if challenge else None,
+        "mean_bone_length_mm": mpjpe_rescaled.Config().bone_length_mm if challenge else None,
         "scores": {},
         "baselines": {},
     }

@@ -25,16 +25,15 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from ipr.datasets import _pickles
+from ipr.datasets._h36m.joints import SKELETON, full_boxes, with_thorax
 from ipr.datasets._listed import joint_bounds, read_json, sieve, wrong_root
 from ipr.datasets._options import check_detector, check_split
 from ipr.geometry import good_boxes
 from ipr.images import FileImages
-from ipr.skeleton import by_name
 from ipr.types import BoxRule, PoseTable
 
 SPLITS = ("Train", "Val", "Test", "TrainVal")
 _FOLDERS = {"TrainVal": ("Train", "Val")}
-_SKELETON = by_name("h36m_18")
 _IN_CSV = 17  # the thorax is made of the shoulders
 
 BOX_RULES = {
@@ -84,9 +83,9 @@ class Config:
         images = [os.path.join(part.folder, "IMG", f"{name}.jpg") for part in parts for name in part.names]
         numbers = np.array([int(name) for part in parts for name in part.names])
         subset = np.repeat([part.folder.name for part in parts], [len(part.names) for part in parts])
-        weight = np.full((len(keep), _SKELETON.num_joints, 3), float(posed))
+        weight = np.full((len(keep), SKELETON.num_joints, 3), float(posed))
         return PoseTable(
-            skeleton=_SKELETON,
+            skeleton=SKELETON,
             image=FileImages(images[row] for row in keep),
             boxes_xywh=boxes_xywh[keep],
             box_rule=self.box_rule,
@@ -190,14 +189,14 @@ def _beside(names: Sequence[str], folder: Path, suffix: str) -> list[Path]:
 
 
 def _read(part: _Part, boxes: str) -> _People:
-    count, num_joints = len(part.names), _SKELETON.num_joints
+    count, num_joints = len(part.names), SKELETON.num_joints
     joints_img, seen = np.zeros((count, num_joints, 2)), np.zeros((count, num_joints), bool)
     if part.predictions is not None:
         joints_img, seen = _read_predictions(part.predictions, count)
     depth, joints_cam = np.zeros((count, num_joints)), np.full((count, num_joints, 3), np.nan)
     bounded = seen
     if part.poses is not None:
-        joints_cam = _with_thorax(np.stack([_read_pose(path) for path in part.poses]))
+        joints_cam = with_thorax(np.stack([_read_pose(path) for path in part.poses]))
         joints_img, depth = _align(joints_cam, joints_img, seen)
         bounded = np.ones_like(seen)
     score = np.full(count, np.nan)
@@ -205,7 +204,7 @@ def _read(part: _Part, boxes: str) -> _People:
         found = np.stack([_read_detection(path) for path in part.detections])
         boxes_xywh, score = found[:, :4], found[:, 4]
     elif boxes == "full":
-        boxes_xywh = np.tile([0.0, 0.0, 1000.0, 1000.0], (count, 1))
+        boxes_xywh = full_boxes(count)
     else:
         boxes_xywh = joint_bounds(joints_img, bounded)
     return _People(joints_img, depth, joints_cam, boxes_xywh, score)
@@ -227,14 +226,8 @@ def _align(joints_cam: np.ndarray, target_img: np.ndarray, seen: np.ndarray) -> 
     cross = (share * centred.conj() * (target - target_middle)).sum(1)
     factor = np.divide(cross, spread, out=np.zeros_like(cross), where=spread > 0)[:, None]
     fitted = factor * centred + target_middle
-    depth = np.abs(factor) * (joints_cam[..., 2] - joints_cam[:, [_SKELETON.root], 2])
+    depth = np.abs(factor) * (joints_cam[..., 2] - joints_cam[:, [SKELETON.root], 2])
     return np.stack([fitted.real, fitted.imag], axis=-1), depth
-
-
-def _with_thorax(joints_cam: np.ndarray) -> np.ndarray:
-    """[N, 17, 3] -> [N, 18, 3] with the middle of the shoulders."""
-    shoulders = [_SKELETON.joints.index(f"{side}_shoulder") for side in ("left", "right")]
-    return np.concatenate([joints_cam, joints_cam[:, shoulders].mean(1, keepdims=True)], axis=1)
 
 
 def _read_pose(path: Path) -> np.ndarray:
@@ -251,7 +244,7 @@ def _read_pose(path: Path) -> np.ndarray:
         raise ValueError(f"{path}: has numbers of shape {list(pose.shape)}: {need}")
     if not np.isfinite(pose).all():
         line, axis = np.argwhere(~np.isfinite(pose))[0]
-        raise ValueError(f"{path}: says {pose[line, axis]} for {_SKELETON.joints[line]}: need finite numbers")
+        raise ValueError(f"{path}: says {pose[line, axis]} for {SKELETON.joints[line]}: need finite numbers")
     return pose
 
 
@@ -279,7 +272,7 @@ def _read_predictions(path: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
             f"{path}: is {size}, but {path.parent / 'IMG'} has {count} images: need a prediction for each, "
             "in their order; is one of the two incomplete?"
         )
-    shape = (_SKELETON.num_joints, 3)
+    shape = (SKELETON.num_joints, 3)
     arrays = np.empty((2, count, *shape))
     for row, entry in enumerate(content):
         for array, key in zip(arrays, ("kpts", "vis"), strict=True):
@@ -294,7 +287,7 @@ def _read_predictions(path: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
     if len(bad):
         row, joint = bad[0].tolist()
         raise ValueError(
-            f"{path}: entry {row} says {joints_img[row, joint].tolist()} for {_SKELETON.joints[joint]}: "
+            f"{path}: entry {row} says {joints_img[row, joint].tolist()} for {SKELETON.joints[joint]}: "
             "need finite numbers where 'vis' is not 0"
         )
     return np.where(seen[..., None], joints_img, 0), seen

@@ -94,6 +94,18 @@ def same_shape(pred: np.ndarray, truth: np.ndarray) -> None:
         raise ValueError(f"poses {list(pred.shape)} and {list(truth.shape)}: need the same [N, J, 3]")
 
 
+def axis_errors(pred: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """[N, J, 3] mm, [N, J, 3] mm -> [N, 3] mm: mean absolute error over the joints along x, y and z."""
+    same_shape(pred, truth)
+    return np.abs(pred - truth).mean(1)
+
+
+def by_axis(name: str, pred: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """Means of :func:`axis_errors` as ``<name>/axis/<x, y or z>``."""
+    errors = axis_errors(pred, truth).mean(0).tolist()
+    return {f"{name}/axis/{axis}": error for axis, error in zip("xyz", errors, strict=True)}
+
+
 def by_group(name: str, value: np.ndarray, table: PoseTable, judged: list[int]) -> dict[str, float]:
     """Means of ``value`` [N, joints] as ``<name>/action/<action>`` and ``<name>/joint/<joint>``."""
     scores = {}

@@ -12,7 +12,9 @@ import numpy as np
 
 from ipr.config import require
 from ipr.metrics._rooted import align as align
+from ipr.metrics._rooted import axis_errors as axis_errors
 from ipr.metrics._rooted import (
+    by_axis,
     by_group,
     check_lifted,
     joints_rule,
@@ -50,12 +52,6 @@ def pa_mpjpe(pred: np.ndarray, truth: np.ndarray) -> np.ndarray:
 def pa_mpjpe_rigid(pred: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """[N] mm: MPJPE after the best rotation and translation of each person; the size stays."""
     return mpjpe(align(pred, truth, scale=False), truth)
-
-
-def axis_errors(pred: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """[N, J, 3] mm, [N, J, 3] mm -> [N, 3] mm: mean absolute error over the joints along x, y and z."""
-    same_shape(pred, truth)
-    return np.abs(pred - truth).mean(1)
 
 
 def mean_pose(table: PoseTable) -> np.ndarray:
@@ -114,6 +110,5 @@ class Metric:
             f"PA-MPJPE-rigid{some} mm": float(mpjpe(rigid[:, judged], other).mean()),
             f"N-MPJPE{some} mm": float(n_mpjpe(own, other).mean()),
         }
-        for axis, value in zip("xyz", axis_errors(own, other).mean(0), strict=True):
-            scores[f"MPJPE{some} mm/axis/{axis}"] = float(value)
+        scores |= by_axis(f"MPJPE{some} mm", own, other)
         return scores | by_group(f"MPJPE{some} mm", error, table, judged)

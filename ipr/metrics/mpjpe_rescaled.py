@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ipr.config import require
-from ipr.metrics._rooted import align, by_group, joints_rule, judged_joints, matched
+from ipr.metrics._rooted import align, by_axis, by_group, joints_rule, judged_joints, matched
 from ipr.types import Poses, PoseTable
 
 
@@ -28,17 +28,15 @@ def rescale(joints_rel: np.ndarray, parents: tuple[int, ...], bone_length_mm: fl
 def scores(pred: np.ndarray, truth: np.ndarray, table: PoseTable, joints: int) -> dict[str, float]:
     """Names -> mm, of joints [N, J, 3] mm; the rigid alignment is not followed by a move to the root."""
     judged = judged_joints(table.skeleton, joints, "MPJPE")
-    difference = pred[:, judged] - truth[:, judged]
-    error = np.linalg.norm(difference, axis=-1)
-    rigid = align(pred, truth, scale=False)[:, judged] - truth[:, judged]
+    own, other = pred[:, judged], truth[:, judged]
+    error = np.linalg.norm(own - other, axis=-1)
+    rigid = align(pred, truth, scale=False)[:, judged] - other
     name = "MPJPE-rescaled mm"
     found = {
         name: float(error.mean()),
         "MPJPE-rescaled-rigid mm": float(np.linalg.norm(rigid, axis=-1).mean()),
     }
-    for axis, value in zip("xyz", np.abs(difference).mean((0, 1)), strict=True):
-        found[f"{name}/axis/{axis}"] = float(value)
-    return found | by_group(name, error, table, judged)
+    return found | by_axis(name, own, other) | by_group(name, error, table, judged)
 
 
 @dataclass(frozen=True, kw_only=True)

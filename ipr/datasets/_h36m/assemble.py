@@ -8,15 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ipr import skeleton
 from ipr.datasets import _pickles
 from ipr.datasets._h36m.cameras import project
 from ipr.datasets._h36m.clips import ACTIONS, Clip
+from ipr.datasets._h36m.joints import SKELETON, full_boxes, with_thorax
 from ipr.images import FileImages
 from ipr.types import BoxRule, Camera, PoseTable
 
-SKELETON = skeleton.by_name("h36m_18")
-_SHOULDERS = [SKELETON.joints.index("left_shoulder"), SKELETON.joints.index("right_shoulder")]
 _SQUARE_MM = 2000.0
 
 
@@ -40,8 +38,7 @@ def assemble(
     own_boxes = np.empty((count, 4))
     for clip, end in zip(clips, ends, strict=True):
         rows = slice(end - len(clip.frames), end)
-        thorax = clip.joints[:, _SHOULDERS].mean(1, keepdims=True)
-        joints_cam[rows] = np.concatenate([clip.joints, thorax], axis=1)
+        joints_cam[rows] = with_thorax(clip.joints)
         joints_img[rows] = project(clip, joints_cam[rows], lens)
         if boxes_xywh is None:
             own_boxes[rows] = _boxes(clip, joints_cam[rows], joints_img[rows], boxes, lens)
@@ -82,7 +79,7 @@ def assemble(
 def _boxes(clip: Clip, joints_cam: np.ndarray, joints_img: np.ndarray, boxes: str, lens: bool) -> np.ndarray:
     """[n, 4] px."""
     if boxes == "full":
-        return np.tile([0.0, 0.0, 1000.0, 1000.0], (len(joints_img), 1))
+        return full_boxes(len(joints_img))
     if boxes == "rect3d":
         half = np.array([_SQUARE_MM / 2, _SQUARE_MM / 2, 0.0])
         root = joints_cam[:, [SKELETON.root]]
